@@ -1,0 +1,106 @@
+"""Statistics without any private image: what the layers read while the adapter draws from public captions.
+
+The recipe is public (delta, captions, seed), so that anyone can compute the same: draw pictures with the
+member's own adapter, put fixed noise on them, run the UNet over them once, and take the second moment of
+every adapted layer's input.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from client.training.base import Base
+from protocol.adapter import Factors, Sketch, input_group
+from protocol.contribution import StatisticsRecipe
+
+
+def draw(
+    base: Base,
+    adapter: Mapping[str, Factors],
+    captions: Sequence[str],
+    recipe: StatisticsRecipe,
+    progress: Callable[[int, int], None] = lambda step, steps: None,
+) -> dict[str, Sketch]:
+    """Sketches of unit trace by input group. ``progress`` gets (step, steps) of UNet passes."""
+    generator = torch.Generator(base.device).manual_seed(recipe.seed)
+    text = base.embed([captions[i % len(captions)] for i in range(recipe.pictures)])
+    total = recipe.sampling_steps + recipe.noise_levels
+    with base.under(adapter), torch.no_grad():
+        latents = draw_latents(base, text, recipe.sampling_steps, generator, lambda s: progress(s, total))
+        moments = _Moments(base.unet, adapter)
+        with moments:
+            for level, step in enumerate(even_steps(base, recipe.noise_levels), start=1):
+                steps = torch.full((len(latents),), step, device=base.device)
+                noise = torch.randn(latents.shape, generator=generator, device=base.device)
+                base.unet(base.noised(latents, noise, steps)[0], steps, text)
+                progress(recipe.sampling_steps + level, total)
+    return {group: sketch(moment, recipe.rank) for group, moment in moments.sums.items()}
+
+
+def draw_latents(
+    base: Base, text: Tensor, steps: int, generator: torch.Generator, progress: Callable[[int], None] = lambda s: None
+) -> Tensor:
+    """Deterministic DDIM from the captions alone (no guidance): latents (n, c, h, w)."""
+    scheduler = type(base.scheduler).from_config(base.scheduler.config)
+    scheduler.set_timesteps(steps, device=base.device)
+    config = base.unet.config
+    shape = (len(text), config.in_channels, config.sample_size, config.sample_size)
+    latents = torch.randn(shape, generator=generator, device=base.device) * scheduler.init_noise_sigma
+    for done, step in enumerate(scheduler.timesteps, start=1):
+        guess = base.unet(scheduler.scale_model_input(latents, step), step, text).sample
+        latents = scheduler.step(guess, step, latents).prev_sample
+        progress(done)
+    return latents
+
+
+def even_steps(base: Base, count: int) -> list[int]:
+    """``count`` time steps in the middles of equal parts of the schedule."""
+    whole = len(base.alphas)
+    return [int((i + 0.5) * whole / count) for i in range(count)]
+
+
+def sketch(moment: Tensor, rank: int) -> Sketch:
+    """The best low rank of a second moment (n, n), plus what is left of its diagonal, at unit trace."""
+    g = (moment / moment.trace()).double()
+    values, vectors = torch.linalg.eigh(g)
+    top = min(rank, len(g))
+    factor = vectors[:, -top:] * values[-top:].clamp(min=0).sqrt()
+    diagonal = (g.diagonal() - factor.square().sum(1)).clamp(min=0)
+    return Sketch(factor.cpu().numpy().astype(np.float32), diagonal.cpu().numpy().astype(np.float32))
+
+
+class _Moments:
+    """Hooks that add up x xᵀ of each input group, over all rows and positions, in fp64."""
+
+    def __init__(self, unet: nn.Module, layers: Mapping[str, Factors]) -> None:
+        modules = dict(unet.named_modules())
+        readers = {input_group(layer): modules[layer] for layer in layers}
+        # All text inputs are one: listening at one layer is listening at all of them.
+        self._readers, self._handles = readers, []
+        self.sums: dict[str, Tensor] = {}
+
+    def __enter__(self) -> None:
+        for group, module in self._readers.items():
+            self._handles.append(module.register_forward_pre_hook(self._hook(group)))
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _hook(self, group: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            rows = _rows(module, inputs[0])
+            moment = (rows.T @ rows).double()
+            self.sums[group] = self.sums[group] + moment if group in self.sums else moment
+
+        return add
+
+
+def _rows(module: nn.Module, x: Tensor) -> Tensor:
+    """A layer's input as rows: (positions, d_in), convolutions unfolded."""
+    if not isinstance(module, nn.Conv2d):
+        return x.reshape(-1, x.shape[-1])
+    patches = nn.functional.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)
+    return patches.transpose(1, 2).reshape(-1, patches.shape[1])

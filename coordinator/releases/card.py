@@ -1,0 +1,100 @@
+"""The model card: what a person reads first, in Hugging Face's README form."""
+
+from protocol.manifest import Manifest
+
+_FRONT = """---
+library_name: diffusers
+pipeline_tag: text-to-image
+tags: [lora, coterie]
+base_model: {base}
+license: {licence}
+---
+"""
+
+_BODY = """# {dao}: the collective
+
+One LoRA adapter, merged from {count} members' adapters. Each was trained on its member's own machine, on the
+NFTs that member owns; no image left any of them.
+
+![base above, collective below, same prompts and seeds](samples.png)
+
+## Use it
+```python
+from diffusers import StableDiffusionPipeline
+
+pipe = StableDiffusionPipeline.from_pretrained("{base}")
+pipe.load_lora_weights(".", weight_name="pytorch_lora_weights.safetensors")
+pipe("{prompt}").images[0]
+```
+The base must hash to `{base_hash}`. The gain is folded in: load it at scale 1.
+
+## Where it comes from
+{contributions}
+
+{removals}{exclusions}
+## How it was merged
+Regression mean over the members' input statistics, exact integer sums, commitment `{commitment}`; rank {rank}
+(the worst layer's tail is {tail:.2%}); gain {gain:g}, chosen by {scored_by} members on images they held out.
+
+| gain | held-out loss (median over members) |
+|---|---|
+{scores}
+
+## Licence
+{licence_text}
+
+## Limits
+It draws what its members' tokens look like, in the style of a small base; it forgets a little of everything else.
+Provenance, verdicts and hashes are in `manifest.json`.
+"""
+
+
+def card(manifest: Manifest, prompts: tuple[str, ...]) -> str:
+    """The card as Markdown."""
+    front = _FRONT.format(base=manifest.base.name, licence="cc0-1.0" if manifest.licence == "CC0" else "other")
+    return front + _BODY.format(
+        dao=manifest.dao,
+        count=len(manifest.contributions),
+        base=manifest.base.name,
+        base_hash=manifest.base.hash,
+        prompt=prompts[0] if prompts else "",
+        contributions=_contributions(manifest),
+        removals=_removals(manifest),
+        exclusions=_exclusions(manifest),
+        commitment=manifest.merge.commitment,
+        rank=manifest.merge.rank,
+        tail=manifest.merge.tail,
+        gain=manifest.merge.gain,
+        scored_by=manifest.merge.scored_by,
+        scores="\n".join(f"| {s.gain:g} | {s.loss:.4f} |" for s in manifest.merge.scores),
+        licence_text=_licence(manifest),
+    )
+
+
+def _contributions(manifest: Manifest) -> str:
+    rows = [
+        f"| {c.member} | {len(c.tokens)} | {c.share:.1%} | {', '.join(c.licences)} | `{c.contribution_id}` |"
+        for c in manifest.contributions
+    ]
+    return "\n".join(["| member | tokens | share | licences | contribution |", "|---|---|---|---|---|", *rows])
+
+
+def _removals(manifest: Manifest) -> str:
+    if not manifest.removals:
+        return ""
+    lines = [f"- `{r.contribution_id}` of {r.member}: {r.reason}" for r in manifest.removals]
+    return "\n".join([f"## Removed since `{manifest.parent}`", *lines, "\n"])
+
+
+def _exclusions(manifest: Manifest) -> str:
+    if not manifest.exclusions:
+        return ""
+    lines = [f"- {v.collection} #{v.token.token_id}: {v.reason}" for v in manifest.exclusions]
+    return "\n".join(["## Not trained on", *lines, "\n"])
+
+
+def _licence(manifest: Manifest) -> str:
+    duties = "".join(f" Duty: {duty}." for duty in manifest.duties)
+    if manifest.licence == "CC0":
+        return "CC0: everything that went in is in the public domain." + duties
+    return f"The strictest of what went in holds: {manifest.licence}.{duties}"

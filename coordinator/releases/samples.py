@@ -1,0 +1,73 @@
+"""The sample sheet: the same prompts and seeds, base above, collective below.
+
+It is drawn in a process of its own, so that torch stays out of the coordinator and a crash there is no
+crash here. The release is loaded as anyone would load it, by ``load_lora_weights``.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from protocol.errors import BadInput, Unreachable
+
+SAMPLES = "samples.png"
+STEPS = 20
+CELL = 128
+TIMEOUT_S = 600
+
+
+def draw_samples(base: Path, release: Path, prompts: tuple[str, ...], seed: int) -> None:
+    """Write ``samples.png`` into the release's folder.
+
+    Raises:
+        Unreachable: the drawing process failed; its last words are in the message.
+    """
+    order = {"base": str(base), "release": str(release), "prompts": prompts, "seed": seed}
+    done = subprocess.run(
+        [sys.executable, "-m", "coordinator.releases.samples"],
+        input=json.dumps(order),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+        raise Unreachable(
+            f"The sample sheet could not be drawn: {last[0]}", "Install coterie[samples] on the coordinator."
+        )
+
+
+def _draw(base: Path, release: Path, prompts: list[str], seed: int) -> None:
+    import numpy as np
+    import torch
+    from diffusers import StableDiffusionPipeline
+    from PIL import Image
+
+    pipeline = StableDiffusionPipeline.from_pretrained(base, dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def row() -> Image.Image:
+        generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
+        pictures = pipeline(
+            prompts, num_inference_steps=STEPS, guidance_scale=1.0, generator=generators, output_type="np"
+        ).images
+        strip = Image.fromarray((np.concatenate(list(pictures), 1) * 255).round().astype(np.uint8))
+        factor = max(1, CELL // strip.height)
+        return strip.resize((strip.width * factor, strip.height * factor), Image.Resampling.NEAREST)
+
+    if not prompts:
+        raise BadInput("There is no caption to draw.")
+    above = row()
+    pipeline.load_lora_weights(release, weight_name="pytorch_lora_weights.safetensors", local_files_only=True)
+    below = row()
+    sheet = Image.new("RGB", (above.width, above.height + below.height))
+    sheet.paste(above, (0, 0))
+    sheet.paste(below, (0, above.height))
+    sheet.save(release / SAMPLES)
+
+
+if __name__ == "__main__":
+    order = json.load(sys.stdin)
+    _draw(Path(order["base"]), Path(order["release"]), order["prompts"], order["seed"])

@@ -1,0 +1,173 @@
+"""What wallets sign: the grant and the start of a round, as EIP-712 typed data.
+
+A wallet shows these fields in its own window, so they are the words a person reads: which tokens, which
+policy, which base, until when, for which node key. Hashes bind what does not fit.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from eth_account import Account
+from eth_account.messages import encode_typed_data
+from eth_utils.address import to_checksum_address
+from pydantic import Field
+
+from contracts_abi.model import Address, Token
+from protocol.canonical import Document, sha256
+from protocol.errors import NotAllowed
+
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+_DOMAIN = (("name", "string"), ("version", "string"), ("chainId", "uint256"))
+_GRANT = (
+    ("dao", "string"),
+    ("member", "address"),
+    ("purpose", "string"),
+    ("tokens", "Token[]"),
+    ("warrant", "string"),
+    ("nodeKey", "string"),
+    ("policyHash", "bytes32"),
+    ("baseHash", "bytes32"),
+    ("expires", "uint256"),
+)
+_TOKEN = (("contract", "address"), ("tokenId", "uint256"))
+_START_ROUND = (
+    ("dao", "string"),
+    ("admin", "address"),
+    ("plan", "string"),
+    ("policyHash", "bytes32"),
+    ("baseHash", "bytes32"),
+    ("nonce", "string"),
+)
+
+WARRANT = "Where a licence is silent on training, I warrant that I may train on my tokens."
+
+
+class Grant(Document):
+    """This node key may train on these tokens, under this policy and on this base, until then."""
+
+    dao: str
+    chain_id: int
+    member: Address
+    purpose: str
+    tokens: tuple[Token, ...]
+    warrant: str = ""
+    node_key: Annotated[str, Field(pattern=r"^0[23][0-9a-f]{96}$")]
+    """The compressed EC P-384 point, hex."""
+    policy_hash: Hash
+    base_hash: Hash
+    expires: int
+    """Unix seconds."""
+
+    def typed_data(self) -> dict[str, Any]:
+        """The EIP-712 document that the wallet shows and signs."""
+        message = {
+            "dao": self.dao,
+            "member": self.member,
+            "purpose": self.purpose,
+            "tokens": [{"contract": t.contract, "tokenId": t.token_id} for t in self.tokens],
+            "warrant": self.warrant,
+            "nodeKey": self.node_key,
+            "policyHash": "0x" + self.policy_hash,
+            "baseHash": "0x" + self.base_hash,
+            "expires": self.expires,
+        }
+        return _typed_data(self.chain_id, "Grant", {"Grant": _GRANT, "Token": _TOKEN}, message)
+
+    @property
+    def grant_id(self) -> str:
+        """Short and stable: the first 16 hex digits of the document's hash."""
+        return self.digest()[:16]
+
+
+class RoundPlan(Document):
+    """How a round trains and merges: the same for every member."""
+
+    rank: Annotated[int, Field(ge=1, le=128)] = 8
+    """LoRA rank that members train at, and the most the coordinator takes."""
+    steps: Annotated[int, Field(ge=1)] = 160
+    batch: Annotated[int, Field(ge=1)] = 8
+    learning_rate: float = 2e-3
+    drift_penalty: float = 0.0
+    """ρ of ρ Σ tr(Δ G₀ Δᵀ), in the base's own input moments."""
+    statistics_pictures: Annotated[int, Field(ge=1)] = 16
+    """Pictures drawn by the member's own adapter, from whose activations the statistics come."""
+    statistics_rank: Annotated[int, Field(ge=1)] = 64
+    regularisation: float = 1e-4
+    """λ, relative to the mean of the denominator's diagonal."""
+    tail: float = 0.02
+    """τ: the share of the merged delta's energy, in the data's metric, that truncation may drop."""
+    release_rank: Annotated[int, Field(ge=1)] = 32
+    gains: tuple[float, ...] = (0.0, 0.7, 1.0, 1.15, 1.3)
+    """Candidate gains; 0 is the base alone, so that a merge that helps nobody is seen as such."""
+    quorum: Annotated[int, Field(ge=1)] = 2
+    deadline_seconds: Annotated[int, Field(ge=1)] = 3600
+    seed: int = 0
+
+
+class StartRound(Document):
+    """An admin's order, signed over everything that it sets going."""
+
+    dao: str
+    chain_id: int
+    admin: Address
+    plan: RoundPlan
+    policy_hash: Hash
+    base_hash: Hash
+    nonce: Annotated[str, Field(min_length=8, max_length=64)]
+
+    def typed_data(self) -> dict[str, Any]:
+        """The EIP-712 document that the admin's wallet shows and signs."""
+        message = {
+            "dao": self.dao,
+            "admin": self.admin,
+            "plan": self.plan.canonical().decode(),
+            "policyHash": "0x" + self.policy_hash,
+            "baseHash": "0x" + self.base_hash,
+            "nonce": self.nonce,
+        }
+        return _typed_data(self.chain_id, "StartRound", {"StartRound": _START_ROUND}, message)
+
+
+def sign(document: Grant | StartRound, private_key: str) -> str:
+    """Sign with a key that is at hand (demo, automation). Returns 0x-prefixed 65 bytes."""
+    signable = encode_typed_data(full_message=document.typed_data())
+    return "0x" + bytes(Account.sign_message(signable, private_key).signature).hex()
+
+
+def require_signer(document: Grant | StartRound, signature: str, signer: str) -> None:
+    """Check an externally owned account's signature.
+
+    Raises:
+        NotAllowed: the signature is not ``signer``'s over exactly this document.
+    """
+    signable = encode_typed_data(full_message=document.typed_data())
+    try:
+        recovered = Account.recover_message(signable, signature=signature)
+    except Exception as error:  # eth_account raises a different type for each way bytes can be wrong
+        raise NotAllowed("The signature cannot be read.", "Sign the document again with your wallet.") from error
+    if to_checksum_address(recovered) != to_checksum_address(signer):
+        raise NotAllowed(
+            f"The signature is {recovered}'s, not {signer}'s, or the document was changed after signing.",
+            "Sign the document as it is now, with the wallet it names.",
+        )
+
+
+def tokens_hash(tokens: tuple[Token, ...]) -> str:
+    """A short name for a token list: SHA-256 over the sorted CAIP-19 identifiers, one a line."""
+    return sha256("\n".join(sorted(str(token) for token in tokens)).encode())
+
+
+def _typed_data(
+    chain_id: int,
+    primary: str,
+    types: Mapping[str, tuple[tuple[str, str], ...]],
+    message: Mapping[str, Any],
+) -> dict[str, Any]:
+    fields = {"EIP712Domain": _DOMAIN, **types}
+    return {
+        "types": {name: [{"name": n, "type": t} for n, t in entries] for name, entries in fields.items()},
+        "primaryType": primary,
+        "domain": {"name": "Coterie", "version": "1", "chainId": chain_id},
+        "message": dict(message),
+    }

@@ -1,0 +1,70 @@
+"""The node key: EC P-384, made on the training box, signs contributions, useless for moving assets.
+
+It is the same key that authenticates the SuperNode, so that one registration covers both.
+"""
+
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from protocol.errors import BadInput, ContributionRefused
+
+_ALGORITHM = ec.ECDSA(hashes.SHA384())
+
+
+def create(path: Path) -> None:
+    """Write a new private key (PKCS 8 PEM, readable by the owner only) unless there is one already."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    key = ec.generate_private_key(ec.SECP384R1())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.touch(mode=0o600)
+    path.write_bytes(pem)
+
+
+def public_of(path: Path) -> str:
+    """The public half of a private key file as compressed point, 98 hex digits."""
+    return _hex(_load(path).public_key())
+
+
+def public_pem(public: str) -> bytes:
+    """SubjectPublicKeyInfo PEM of a compressed point, as Flower registers it."""
+    return _point(public).public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def sign(path: Path, message: bytes) -> str:
+    """ECDSA over SHA-384 (FIPS 186-5), DER, hex."""
+    return _load(path).sign(message, _ALGORITHM).hex()
+
+
+def verify(public: str, message: bytes, signature: str) -> None:
+    """Check a node's signature.
+
+    Raises:
+        ContributionRefused: the signature is not that key's over these bytes.
+    """
+    try:
+        _point(public).verify(bytes.fromhex(signature), message, _ALGORITHM)
+    except (InvalidSignature, ValueError) as error:
+        raise ContributionRefused(f"The signature does not match node key {public[:14]}….") from error
+
+
+def _load(path: Path) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp384r1":
+        raise BadInput(f"{path} holds no EC P-384 key.", "Delete it and join again to make a new node key.")
+    return key
+
+
+def _point(public: str) -> ec.EllipticCurvePublicKey:
+    try:
+        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP384R1(), bytes.fromhex(public))
+    except ValueError as error:
+        raise BadInput(f"{public[:14]}… is no EC P-384 public key.") from error
+
+
+def _hex(key: ec.EllipticCurvePublicKey) -> str:
+    return key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint).hex()
