@@ -1,0 +1,5 @@
+"""``python -m client``: the same as ``coterie``."""
+
+from client.cli import app
+
+app()

@@ -1,0 +1,275 @@
+"""``coterie``: the member's and everybody's commands."""
+
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from typer.core import TyperGroup
+
+from client.config import MemberSettings, load_settings, remember
+from client.coordinator_api import CoordinatorApi, Dao, Eligibility
+from client.journal import note_sent
+from client.node.supernode import SuperNodeProcess
+from client.progress import ProgressTail, Update
+from client.pull.fetch import fetch_release
+from client.wallet.consent import consent_panel, verdict_table
+from client.wallet.grant import StoredGrant, build_grant, read_signals, require_own_judgement, require_policy
+from client.wallet.key import Wallet, load_wallet
+from contracts_abi.rpc import Rpc
+from protocol import node_key
+from protocol.base import base_hash
+from protocol.canonical import sha256
+from protocol.errors import BadInput, ContentMismatch, CoterieError, NotAllowed
+from protocol.manifest import Manifest
+
+MAX_RELEASE_BYTES = 8 << 30
+PULL_TIMEOUT_S = 1800.0
+
+console = Console()
+
+
+class _OneSentence(TyperGroup):
+    """Errors that a person can be told end as one red sentence and a hint, not as a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CoterieError as error:
+            problem = Console(stderr=True, soft_wrap=True)
+            problem.print(f"[bold red]{escape(error.message)}[/]", highlight=False)
+            if error.hint:
+                problem.print(escape(error.hint), highlight=False)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=_OneSentence,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    add_completion=False,
+    help="""
+Train one shared image model together with the other members of your DAO, on the NFTs you own.
+
+Your pictures stay on your machine. It learns from them here and sends only what it learned: a small file of numbers
+(an "adapter"). The DAO's coordinator merges the adapters of all members into one model that anyone can use.
+
+[bold]To take part:[/] coterie nfts URL shows which of your NFTs the DAO would train on, and why; coterie join URL
+takes part. URL is the address of your DAO's coordinator.
+
+[bold]To use a model:[/] coterie pull CID --gateway URL --into FOLDER fetches a published one and checks every byte.
+""",
+)
+
+Url = Annotated[str, typer.Argument(metavar="URL", help="Address of the DAO's coordinator, as the DAO publishes it.")]
+Home = Annotated[
+    Path | None, typer.Option(help="Folder for your node's key, grants and rounds; COTERIE_HOME or ~/.coterie.")
+]
+RpcUrl = Annotated[
+    str | None, typer.Option("--rpc", help="Chain node to ask, one that you trust; COTERIE_RPC_URL or member.toml.")
+]
+Keystore = Annotated[
+    Path | None, typer.Option(help="Wallet as an encrypted keystore file; else the key in COTERIE_WALLET_KEY.")
+]
+
+
+@app.command()
+def join(
+    url: Url,
+    home: Home = None,
+    rpc: RpcUrl = None,
+    keystore: Keystore = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask: grant everything that the policy allows.")] = False,
+) -> None:
+    """Take part: sign in, see what the policy says of each NFT, grant, and train when a round starts.
+
+    Your wallet signs twice: that it is yours, and which NFTs this machine may train on until when. Neither moves
+    anything. Then the machine waits for rounds, with a progress bar while it trains, until you press Ctrl-C.
+    """
+    settings = load_settings(home, rpc_url=rpc)
+    api = CoordinatorApi(url)
+    dao = api.dao()
+    require_policy(dao)
+    _require_ready(settings, dao)
+    wallet = load_wallet(keystore, _ask_password)
+    eligibility = _signed_in(api, dao, wallet, settings)
+    _grant(api, dao, wallet, eligibility, settings, yes)
+    remember(settings.model_copy(update={"coordinator": api.url}), "coordinator", "rpc_url", "gateways", "base")
+    _run_node(dao, settings)
+
+
+@app.command()
+def nfts(url: Url, home: Home = None, rpc: RpcUrl = None, keystore: Keystore = None) -> None:
+    """Show which of your NFTs the DAO would train on, and why. Signs in, grants nothing."""
+    settings = load_settings(home, rpc_url=rpc)
+    api = CoordinatorApi(url)
+    dao = api.dao()
+    require_policy(dao)
+    _signed_in(api, dao, load_wallet(keystore, _ask_password), settings)
+
+
+@app.command()
+def pull(
+    cid: Annotated[str, typer.Argument(metavar="CID", help="The release's content identifier; it begins with baf.")],
+    gateway: Annotated[list[str], typer.Option(help="IPFS gateway to fetch from; several are tried in order.")],
+    into: Annotated[Path, typer.Option(help="Folder to make; it must not exist yet.")],
+) -> None:
+    """Fetch a published model and check every byte against its CID, so that no gateway has to be trusted."""
+    with console.status("Fetching …") as status:
+
+        def show(received: int) -> None:
+            status.update(f"Fetching … {received / 1e6:.1f} MB")
+
+        folder = fetch_release(cid, gateway, into, max_bytes=MAX_RELEASE_BYTES, timeout_s=PULL_TIMEOUT_S, progress=show)
+    manifest = _read_manifest(folder)
+    members = len({contribution.member for contribution in manifest.contributions})
+    console.print(f"[green]Verified:[/] {escape(manifest.dao)}, round {manifest.round_id} ({manifest.kind})")
+    console.print(f"{len(manifest.contributions)} contributions by {members} members, {manifest.licence}")
+    for removal in manifest.removals:
+        console.print(f"Removed: {removal.token}: {escape(removal.reason)}", highlight=False)
+    console.print(
+        f"Files are in {folder}. In diffusers: pipe.load_lora_weights({str(folder)!r})", highlight=False, soft_wrap=True
+    )
+
+
+@app.command()
+def status(url: Url) -> None:
+    """Show what a DAO has trained: its rounds and its newest model."""
+    api = CoordinatorApi(url)
+    dao, rounds, releases = api.dao(), api.rounds(), api.releases()
+    console.print(f"[bold]{escape(dao.name)}[/]: {escape(dao.purpose)}")
+    console.print(
+        f"Base {escape(dao.base.name)}, policy {dao.policy_hash[:16]}…, chain {dao.chain_id}", highlight=False
+    )
+    table = Table("round", "kind", "state", "contributions", "model, or why there is none")
+    for entry in rounds:
+        contributions = f"{entry.contributed} of {entry.expected}"
+        table.add_row(str(entry.number), entry.kind, entry.state, contributions, escape(entry.cid or entry.reason))
+    console.print(table if rounds else "No round has been started yet.")
+    if releases:
+        note = " (something it was made from has ended; a new one follows)" if releases[0].withdrawn else ""
+        console.print(f"Newest model: {releases[0].cid}{note}", highlight=False)
+
+
+def _require_ready(settings: MemberSettings, dao: Dao) -> None:
+    """What would only fail at the first round is said before anything is signed."""
+    if not settings.rpc_url:
+        raise BadInput(
+            "This machine knows no chain node to ask about licences and pictures.",
+            f"Name one that you trust for chain {dao.chain_id} with --rpc or COTERIE_RPC_URL.",
+        )
+    if base_hash(settings.base) != dao.base.hash:
+        raise NotAllowed(
+            f"The DAO trains on {dao.base.name}, and the base in {settings.base} is another one.",
+            "Put that base's folder into COTERIE_BASE or member.toml.",
+        )
+    node_key.create(settings.node_key)
+
+
+def _signed_in(api: CoordinatorApi, dao: Dao, wallet: Wallet, settings: MemberSettings) -> Eligibility:
+    """Sign in and show the verdicts, each judged again here."""
+    api.sign_in(wallet, dao)
+    eligibility = api.verdicts()
+    signals = None
+    if settings.rpc_url:
+        tokens = [verdict.token for verdict in eligibility.verdicts]
+        signals = read_signals(Rpc(settings.rpc_url), tokens, eligibility.snapshot)
+    require_own_judgement(dao.policy, eligibility.verdicts, signals)
+    console.print(verdict_table(eligibility.verdicts))
+    return eligibility
+
+
+def _grant(
+    api: CoordinatorApi, dao: Dao, wallet: Wallet, eligibility: Eligibility, settings: MemberSettings, yes: bool
+) -> None:
+    """Show what is signed and what leaves, ask, sign, hand in, keep."""
+    public = node_key.public_of(settings.node_key)
+    grant = build_grant(dao, wallet.address, eligibility.verdicts, public, int(time.time()))
+    console.print(consent_panel(grant))
+    if not yes:
+        typer.confirm("Sign this grant?", abort=True)
+    signature = wallet.sign_grant(grant)
+    api.send_grant(grant, signature)
+    StoredGrant(grant=grant, signature=signature, policy=dao.policy, coordinator=api.url, gateways=dao.gateways).save(
+        settings.home
+    )
+    note_sent(settings.home, f"grant {grant.grant_id}", {"grant": grant.canonical(), "signature": signature})
+    console.print(f"[green]Granted.[/] {grant.grant_id}", highlight=False)
+
+
+def _run_node(dao: Dao, settings: MemberSettings) -> None:
+    """The SuperNode in the foreground, until Ctrl-C or SIGTERM."""
+    certificate = settings.home / "superlink.pem"
+    certificate.write_text(dao.superlink.root_certificate)
+    signal.signal(signal.SIGTERM, _as_ctrl_c)
+    node = SuperNodeProcess(settings.home, dao.superlink.address, certificate, settings.node_key)
+    tail = ProgressTail(settings.home)
+    try:
+        with node, _Bars() as bars:
+            console.print(
+                f"Waiting for a round of {escape(dao.name)}. Ctrl-C ends. Log: {node.log_file}", highlight=False
+            )
+            while True:
+                for update in tail.new():
+                    bars.show(update)
+                time.sleep(0.25)
+    except KeyboardInterrupt:
+        console.print("Left. Your grant stays; join again to go on.")
+
+
+class _Bars:
+    """One bar for each stage of each round."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, TextColumn("{task.fields[loss]}"), console=console)
+        self._bars: dict[tuple[str, str], TaskID] = {}
+
+    def __enter__(self) -> "_Bars":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, update: Update) -> None:
+        """Move the bar of this update's stage."""
+        key = (update.round_id, update.stage)
+        if key not in self._bars:
+            description = f"round {update.round_id[:8]}: {update.stage}"
+            self._bars[key] = self._progress.add_task(escape(description), total=update.steps, loss="")
+        loss = "" if update.loss is None else f"loss {update.loss:.3f}"
+        self._progress.update(self._bars[key], completed=update.step, total=update.steps, loss=loss)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    """The release's manifest; ContentMismatch when a file is not the one it names."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise BadInput(f"{folder} holds no manifest.json, so it is no release of Coterie.", "Check the CID.")
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        raise BadInput("The release's manifest cannot be read.", "Its version and yours may differ.") from error
+    for name, expected in manifest.files.items():
+        file = (folder / name).resolve()
+        inside = file.is_relative_to(folder.resolve()) and file.is_file()
+        if not inside or sha256(file.read_bytes()) != expected:
+            raise ContentMismatch(f"{name} is not the file that the manifest names.", "Don't use this release.")
+    return manifest
+
+
+def _ask_password() -> str:
+    return str(typer.prompt("Keystore password", hide_input=True))
+
+
+def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

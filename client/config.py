@@ -1,0 +1,91 @@
+"""The member's settings, in one place: ``member.toml`` in the home folder, under ``COTERIE_*`` in the environment."""
+
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from bases import EMBEDDED_BASE
+from protocol.errors import BadInput
+
+DEFAULT_HOME = Path("~/.coterie")
+FILE = "member.toml"
+
+Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+class MemberSettings(BaseSettings):
+    """What a member may set. Every field has an environment variable: ``rpc_url`` is ``COTERIE_RPC_URL``."""
+
+    model_config = SettingsConfigDict(env_prefix="COTERIE_", frozen=True, extra="forbid")
+
+    home: Folder = Field(DEFAULT_HOME, validate_default=True)
+    """Node key, grants, rounds, logs. Only ever set by ``COTERIE_HOME`` or ``--home``, for the file lies in it."""
+    coordinator: str = ""
+    """The coordinator's URL, as it was last joined."""
+    rpc_url: str = ""
+    """The chain node that this member believes: licences and metadata are read there, not at the coordinator."""
+    base: Folder = EMBEDDED_BASE
+    """Folder of the base model in diffusers format."""
+    gateways: tuple[str, ...] = ()
+    """IPFS gateways, tried in order; none means the coordinator's. They are never trusted."""
+    threads: Annotated[int, Field(ge=1)] = os.cpu_count() or 1
+    """CPU threads for training."""
+
+    @property
+    def node_key(self) -> Path:
+        """The node's private key, made on the first join."""
+        return self.home / "node.pem"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line over environment over file."""
+        home = init_settings().get("home") or os.environ.get("COTERIE_HOME") or DEFAULT_HOME
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(home).expanduser() / FILE)
+
+
+def load_settings(home: Path | None = None, **given: str | Path | int | None) -> MemberSettings:
+    """The settings in force; whatever is given here and not None comes before environment and file.
+
+    Raises:
+        BadInput: the file or a variable holds something that is no setting, or no value for one.
+    """
+    values = {name: value for name, value in {"home": home, **given}.items() if value is not None}
+    try:
+        return MemberSettings(**values)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise BadInput(f"The setting {name} is wrong: {first['msg']}.", f"Look into {FILE} and COTERIE_*.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{FILE} is no TOML: {error}.", f"Correct {FILE} in the home folder.") from error
+
+
+def remember(settings: MemberSettings, *names: str) -> None:
+    """Keep these settings, where they were set, in ``member.toml``: the node and the next start find them there."""
+    file = settings.home / FILE
+    before = tomllib.loads(file.read_text()) if file.exists() else {}
+    told = [name for name in names if name in settings.model_fields_set]
+    after = {**before, **{name: _plain(getattr(settings, name)) for name in told}}
+    if after == before:
+        return
+    settings.home.mkdir(parents=True, exist_ok=True)
+    # A JSON string, number or list of strings is written the same way in TOML.
+    file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in sorted(after.items())))
+
+
+def _plain(value: str | int | Path | tuple[str, ...]) -> str | int | list[str]:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,335 @@
+"""What the node does with a task: find its own grant, build the dataset, train, sign, answer.
+
+The wallet is not here; the node key and the stored grant are enough. An answer that was once given is kept in
+``rounds/<id>`` and given again.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from client.collection.dataset import Dataset, Source, build_dataset, load_held_out
+from client.config import MemberSettings, load_settings
+from client.journal import note_sent
+from client.node.tasks import Body, TaskHandler
+from client.progress import ProgressWriter, Update
+from client.pull.fetch import fetch_file
+from client.training.base import load_base
+from client.training.engine import TrainingProgress, train
+from client.training.scoring import score
+from client.training.statistics import draw
+from client.wallet.grant import StoredGrant, read_signals, stored_grants
+from contracts_abi.model import Token
+from contracts_abi.readers import token_uris
+from contracts_abi.rpc import Rpc
+from protocol import node_key
+from protocol.adapter import dump_adapter, dump_statistics, load_adapter
+from protocol.base import base_hash
+from protocol.canonical import Document, sha256
+from protocol.contribution import (
+    Contribution,
+    ContributionHeader,
+    ScoreReport,
+    ScoreTask,
+    SignedScoreReport,
+    StatisticsRecipe,
+    TrainTask,
+)
+from protocol.errors import BadInput, ContentMismatch, ContributionRefused, NotAllowed
+from protocol.policy import judge
+
+ROUNDS = "rounds"
+FETCH_TIMEOUT_S = 60.0
+SAMPLING_STEPS = 20
+NOISE_LEVELS = 8
+
+_ADAPTER, _STATISTICS, _SIGNED_HEADER = "adapter.safetensors", "statistics.safetensors", "contribution.json"
+_ROUND_ID = re.compile(r"^[0-9A-Za-z_-]{1,64}$")
+
+Task = TypeVar("Task", TrainTask, ScoreTask)
+
+
+class SignedHeader(Document):
+    """``rounds/<id>/contribution.json``: written last, so that it is there only when everything else is."""
+
+    header: ContributionHeader
+    signature: str
+
+
+def handler_for(home: Path) -> TaskHandler:
+    """The handler of the member whose folder is ``home``."""
+    return MemberWork(load_settings(home))
+
+
+@dataclass(frozen=True)
+class MemberWork:
+    """A member's answers to the coordinator's tasks."""
+
+    settings: MemberSettings
+
+    def handle(self, kind: str, body: Body) -> Body:
+        """``train`` → header, signature, adapter, statistics; ``score`` → report; ``declined`` with the reason."""
+        try:
+            if kind == "train":
+                return self._train(_parse(TrainTask, body))
+            if kind == "score":
+                return self._score(_parse(ScoreTask, body), _bytes(body, "candidate"))
+        except NotAllowed as refusal:
+            return {"declined": str(refusal)}
+        raise BadInput(f"This client knows no task called {kind[:40]!r}.", "Update Coterie.")
+
+    def _train(self, task: TrainTask) -> Body:
+        folder = self._round_folder(task.round_id)
+        granted = self._granted(task)
+        contribution = _stored(folder)
+        if contribution is None or not _answers(contribution.header, task, granted):
+            contribution = self._contribute(task, granted, folder)
+        parts: Body = {
+            "header": contribution.header.canonical(),
+            "signature": contribution.signature,
+            "adapter": contribution.adapter,
+            "statistics": contribution.statistics,
+        }
+        self._note_sent(f"round {task.round_id}", parts)
+        return parts
+
+    def _granted(self, task: TrainTask) -> StoredGrant:
+        """This node's grant for the task; NotAllowed when the task asks for anything but what was granted."""
+        own = node_key.public_of(self.settings.node_key)
+        grants = (s for s in stored_grants(self.settings.home) if s.grant.grant_id in task.tokens)
+        stored = next((s for s in grants if s.grant.node_key == own), None)
+        if stored is None:
+            raise NotAllowed("None of this member's grants is part of the round.")
+        grant = stored.grant
+        for agrees, what in (
+            (grant.dao == task.dao, "DAO"),
+            (grant.chain_id == task.snapshot.chain_id, "chain"),
+            (grant.policy_hash == task.policy_hash, "policy"),
+            (grant.base_hash == task.base_hash, "base"),
+        ):
+            if not agrees:
+                raise NotAllowed(
+                    f"The round names another {what} than the member granted.", "The member may join anew."
+                )
+        if grant.expires <= time.time():
+            raise NotAllowed("The member's grant has expired.", "The member may join anew.")
+        self._require_base(task.base_hash)
+        return stored
+
+    def _require_base(self, expected: str) -> None:
+        if base_hash(self.settings.base) != expected:
+            raise NotAllowed("The member's machine has another base model than the round.", "Set the base's folder.")
+
+    def _contribute(self, task: TrainTask, granted: StoredGrant, folder: Path) -> Contribution:
+        dataset = self._dataset(task, granted)
+        dataset.save(folder)
+        _use_threads(self.settings.threads)
+        base = load_base(self.settings.base)
+        progress = Progress(self.settings.home, task.round_id)
+        trained = train(base, dataset.examples, task.plan, progress.training)
+        adapter = dump_adapter(trained.adapter)
+        recipe = StatisticsRecipe(
+            pictures=task.plan.statistics_pictures,
+            sampling_steps=SAMPLING_STEPS,
+            noise_levels=NOISE_LEVELS,
+            seed=task.plan.seed,
+            rank=task.plan.statistics_rank,
+        )
+        captions = tuple(example.caption for example in dataset.examples)
+        # From the adapter as it is sent, rounded to fp16: that is what anyone can recompute the statistics from.
+        sketches = draw(base, load_adapter(adapter), captions, recipe, progress.stage("statistics"))
+        statistics = dump_statistics(sketches)
+        header = ContributionHeader(
+            round_id=task.round_id,
+            grant_id=granted.grant.grant_id,
+            node_key=granted.grant.node_key,
+            plan_hash=task.plan.digest(),
+            policy_hash=task.policy_hash,
+            base_hash=task.base_hash,
+            tokens=dataset.uses,
+            adapter_sha256=sha256(adapter),
+            statistics_sha256=sha256(statistics),
+            recipe=recipe,
+            training=trained.training,
+        )
+        signature = node_key.sign(self.settings.node_key, header.canonical())
+        contribution = Contribution(header, signature, adapter, statistics)
+        _store(contribution, folder)
+        return contribution
+
+    def _dataset(self, task: TrainTask, granted: StoredGrant) -> Dataset:
+        """What is both granted and admitted, judged once more by the policy that was granted under."""
+        granted_tokens = set(granted.grant.tokens)
+        tokens = [token for token in task.tokens[granted.grant.grant_id] if token in granted_tokens]
+        rpc = self._rpc()
+        rules = self._rules(rpc, task, granted, tokens)
+        uris = token_uris(rpc, tokens, task.snapshot)
+        gateways = self.settings.gateways or granted.gateways
+        progress = Progress(self.settings.home, task.round_id)
+
+        def fetch(path: str, max_bytes: int) -> bytes:
+            return fetch_file(path, gateways, max_bytes, FETCH_TIMEOUT_S)
+
+        sources = [Source(token, uris.get(token, ""), rules[token]) for token in tokens]
+        return build_dataset(sources, fetch, picture_size(self.settings.base), progress.stage("pictures"))
+
+    def _rules(self, rpc: Rpc, task: TrainTask, granted: StoredGrant, tokens: Sequence[Token]) -> dict[Token, str]:
+        signals = read_signals(rpc, tokens, task.snapshot)
+        verdicts = [judge(granted.policy, token, signals[token.contract]) for token in tokens]
+        for verdict in verdicts:
+            if not verdict.allow:
+                raise NotAllowed(f"The policy does not admit {verdict.token}: {verdict.reason}")
+        return {verdict.token: verdict.rule for verdict in verdicts}
+
+    def _rpc(self) -> Rpc:
+        if not self.settings.rpc_url:
+            raise BadInput("The member's client knows no chain node to ask.", "Set rpc_url in member.toml.")
+        return Rpc(self.settings.rpc_url)
+
+    def _score(self, task: ScoreTask, candidate: bytes) -> Body:
+        if sha256(candidate) != task.candidate_sha256:
+            raise ContentMismatch("The candidate is not the adapter that the task names.")
+        self._require_base(task.base_hash)
+        folder, grant_id = self._scorer(task)
+        kept = folder / f"score-{task.digest()[:16]}.json"
+        if not kept.exists():
+            _replace(kept, self._report(task, candidate, folder, grant_id).canonical())
+        parts: Body = {"report": kept.read_bytes()}
+        self._note_sent(f"round {task.round_id}", parts)
+        return parts
+
+    def _report(self, task: ScoreTask, candidate: bytes, folder: Path, grant_id: str) -> SignedScoreReport:
+        examples = load_held_out(folder)
+        if not examples:
+            raise NotAllowed("This member has too few tokens to hold pictures out for scoring.")
+        _use_threads(self.settings.threads)
+        progress = Progress(self.settings.home, task.round_id).stage("scoring")
+        progress(0, 1)
+        base = load_base(self.settings.base)
+        losses = score(base, load_adapter(candidate), task.gains, examples, task.seed)
+        progress(1, 1)
+        report = ScoreReport(
+            round_id=task.round_id,
+            grant_id=grant_id,
+            node_key=node_key.public_of(self.settings.node_key),
+            candidate_sha256=task.candidate_sha256,
+            losses=losses,
+            images=len(examples),
+        )
+        return SignedScoreReport(report=report, signature=node_key.sign(self.settings.node_key, report.canonical()))
+
+    def _scorer(self, task: ScoreTask) -> tuple[Path, str]:
+        """The folder whose held-out pictures score: this round's, else the newest on the same base; and its grant."""
+        folder = self._round_folder(task.round_id)
+        others = sorted(folder.parent.glob(f"*/{_SIGNED_HEADER}"), key=lambda p: p.stat().st_mtime, reverse=True)
+        for path in (folder / _SIGNED_HEADER, *others):
+            if path.exists():
+                header = SignedHeader.model_validate_json(path.read_bytes()).header
+                if header.base_hash == task.base_hash:
+                    return path.parent, header.grant_id
+        raise NotAllowed("This member has trained on nothing in this epoch, so it holds no pictures out.")
+
+    def _round_folder(self, round_id: str) -> Path:
+        if not _ROUND_ID.match(round_id):
+            raise BadInput("The round's id is no plain name.")
+        return self.settings.home / ROUNDS / round_id
+
+    def _note_sent(self, subject: str, parts: Body) -> None:
+        note_sent(self.settings.home, subject, {k: v for k, v in parts.items() if isinstance(v, bytes | str)})
+
+
+class Progress:
+    """A round's progress, written to the member's progress file."""
+
+    def __init__(self, home: Path, round_id: str) -> None:
+        self._writer, self._round_id = ProgressWriter(home), round_id
+
+    def training(self, now: TrainingProgress) -> None:
+        """One line of training's own."""
+        self._writer.write(
+            Update(
+                round_id=self._round_id,
+                stage=now.stage,
+                step=now.step,
+                steps=now.steps,
+                loss=now.loss,
+                seconds=now.seconds,
+            )
+        )
+
+    def stage(self, name: str) -> Callable[[int, int], None]:
+        """Begin a stage; the callable takes (steps done, steps in all)."""
+        began = time.monotonic()
+
+        def report(step: int, steps: int) -> None:
+            self.training(TrainingProgress(name, step, steps, None, time.monotonic() - began))
+
+        return report
+
+
+def picture_size(base: Path) -> int:
+    """Pixels a side that the base draws: the UNet's sample size times the VAE's factor, as diffusers has it."""
+    unet = json.loads((base / "unet" / "config.json").read_text())
+    vae = json.loads((base / "vae" / "config.json").read_text())
+    return int(unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1))
+
+
+def _parse(model: type[Task], body: Body) -> Task:
+    try:
+        return model.model_validate_json(_bytes(body, "task"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadInput(f"The task cannot be read ({where}: {first['msg']}).", "Versions may differ.") from error
+
+
+def _bytes(body: Body, name: str) -> bytes:
+    value = body.get(name)
+    if not isinstance(value, bytes):
+        raise BadInput(f"The task carries no {name}.")
+    return value
+
+
+def _answers(header: ContributionHeader, task: TrainTask, granted: StoredGrant) -> bool:
+    return (header.plan_hash, header.grant_id) == (task.plan.digest(), granted.grant.grant_id)
+
+
+def _store(contribution: Contribution, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / _ADAPTER, contribution.adapter)
+    _replace(folder / _STATISTICS, contribution.statistics)
+    signed = SignedHeader(header=contribution.header, signature=contribution.signature)
+    _replace(folder / _SIGNED_HEADER, signed.canonical())
+
+
+def _stored(folder: Path) -> Contribution | None:
+    """The contribution kept there, None when there is none or its files are damaged."""
+    if not (folder / _SIGNED_HEADER).exists():
+        return None
+    try:
+        signed = SignedHeader.model_validate_json((folder / _SIGNED_HEADER).read_bytes())
+        tensors = (folder / _ADAPTER).read_bytes(), (folder / _STATISTICS).read_bytes()
+        contribution = Contribution(signed.header, signed.signature, *tensors)
+        contribution.check_integrity()
+    except (OSError, ValidationError, ContributionRefused):
+        return None
+    return contribution
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write whole or not at all."""
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_bytes(data)
+    beside.replace(path)
+
+
+def _use_threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)

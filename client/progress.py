@@ -1,0 +1,58 @@
+"""Progress as a file: the task's process writes lines, whoever shows bars (``coterie join``, the demo) reads them."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from protocol.canonical import Document
+
+FILE = "progress.jsonl"
+
+
+class Update(Document):
+    """One line: how far a stage of a round's task is."""
+
+    round_id: str
+    stage: str
+    step: int
+    steps: int
+    loss: float | None = None
+    seconds: float = 0.0
+    """Since the stage began."""
+
+
+class ProgressWriter:
+    """Appends updates to ``progress.jsonl`` in the member's home folder."""
+
+    def __init__(self, home: Path) -> None:
+        self._path = home / FILE
+
+    def write(self, update: Update) -> None:
+        """One write per line, so that a reader never sees two lines mixed."""
+        with self._path.open("ab") as file:
+            file.write(update.model_dump_json().encode() + b"\n")
+
+
+class ProgressTail:
+    """Reads what was appended since the last look, beginning at the file's end."""
+
+    def __init__(self, home: Path) -> None:
+        self._path = home / FILE
+        self._position = self._path.stat().st_size if self._path.exists() else 0
+
+    def new(self) -> list[Update]:
+        """The complete lines that came since; a line still being written waits for the next look."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            complete = file.read().rpartition(b"\n")[0]
+        self._position += len(complete) + 1 if complete else 0
+        return [update for line in complete.splitlines() if (update := _parse(line))]
+
+
+def _parse(line: bytes) -> Update | None:
+    try:
+        return Update.model_validate_json(line)
+    except ValidationError:
+        return None  # written by another version: bars are not worth an error

@@ -1,0 +1,121 @@
+"""The grant: what is checked before it is signed, how it is built, and how it is kept for the node."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from client.coordinator_api import Dao
+from contracts_abi.model import LicenceSignal, Snapshot, Token
+from contracts_abi.readers import licence_signal
+from contracts_abi.rpc import Rpc
+from protocol.canonical import Document
+from protocol.errors import BadInput, NotAllowed
+from protocol.grant import WARRANT, Grant
+from protocol.policy import Policy, Verdict, judge
+
+LIFETIME_SECONDS = 180 * 24 * 3600
+FOLDER = "grants"
+
+
+class StoredGrant(Document):
+    """``grants/<id>.json``: the grant, and under what it was given. The node needs nothing else to know its limits."""
+
+    grant: Grant
+    signature: str
+    policy: Policy
+    coordinator: str
+    gateways: tuple[str, ...]
+
+    def save(self, home: Path) -> None:
+        """Keep it for the node; readable by the owner only, for it lists what they own."""
+        path = home / FOLDER / f"{self.grant.grant_id}.json"
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.write_bytes(self.canonical())
+
+
+def stored_grants(home: Path) -> list[StoredGrant]:
+    """All of this member's grants, the one that ends last first.
+
+    Raises:
+        BadInput: a file there is no grant.
+    """
+    grants = []
+    for path in (home / FOLDER).glob("*.json"):
+        try:
+            grants.append(StoredGrant.model_validate_json(path.read_bytes()))
+        except ValidationError as error:
+            raise BadInput(f"{path} is no grant.", "Remove the file and join again.") from error
+    return sorted(grants, key=lambda stored: stored.grant.expires, reverse=True)
+
+
+def require_policy(dao: Dao) -> None:
+    """The policy document is the one that its hash names, and is about this DAO and chain.
+
+    Raises:
+        NotAllowed: it is not; nothing may be signed.
+    """
+    if dao.policy.digest() != dao.policy_hash:
+        raise NotAllowed(
+            "The policy document does not have the hash that the coordinator shows, so nothing was signed.",
+            "Tell the DAO; its coordinator is broken or dishonest.",
+        )
+    if (dao.policy.dao, dao.policy.chain_id) != (dao.name, dao.chain_id):
+        raise NotAllowed(
+            f"The policy is that of {dao.policy.dao} on chain {dao.policy.chain_id}, so nothing was signed.",
+            "Use the address that the DAO itself publishes.",
+        )
+
+
+def read_signals(rpc: Rpc, tokens: Iterable[Token], snapshot: Snapshot) -> dict[str, LicenceSignal | None]:
+    """Contract → the licence it declares at ``snapshot``, asked of the member's own chain node."""
+    return {contract: licence_signal(rpc, contract, snapshot) for contract in {token.contract for token in tokens}}
+
+
+def require_own_judgement(
+    policy: Policy, verdicts: Sequence[Verdict], signals: Mapping[str, LicenceSignal | None] | None
+) -> None:
+    """Judge every token again; without ``signals`` only those whose verdict needs none.
+
+    Raises:
+        NotAllowed: the coordinator's verdict is not what its policy says.
+    """
+    for verdict in verdicts:
+        if signals is None and verdict.rule in ("on-chain licence", "default deny"):
+            continue
+        own = judge(policy, verdict.token, (signals or {}).get(verdict.token.contract))
+        if (own.allow, own.licence, own.warrant) != (verdict.allow, verdict.licence, verdict.warrant):
+            raise NotAllowed(
+                f"The coordinator {_word(verdict)} {verdict.token}, but by its policy it is {_word(own)}: {own.reason}",
+                "Nothing was signed. Tell the DAO; its coordinator is broken or dishonest.",
+            )
+
+
+def build_grant(dao: Dao, member: str, verdicts: Sequence[Verdict], node_key: str, now: int) -> Grant:
+    """The grant over every admitted token, for half a year from ``now`` (Unix seconds).
+
+    Raises:
+        NotAllowed: too few tokens are admitted.
+    """
+    admitted = [verdict for verdict in verdicts if verdict.allow]
+    if len(admitted) < dao.policy.minimum_tokens:
+        raise NotAllowed(
+            f"{len(admitted)} of this wallet's tokens are admitted; the DAO asks for {dao.policy.minimum_tokens}.",
+            "The table says why the others are not.",
+        )
+    return Grant(
+        dao=dao.name,
+        chain_id=dao.chain_id,
+        member=member,
+        purpose=dao.policy.purpose,
+        tokens=tuple(sorted(verdict.token for verdict in admitted)),
+        warrant=WARRANT if any(verdict.warrant for verdict in admitted) else "",
+        node_key=node_key,
+        policy_hash=dao.policy_hash,
+        base_hash=dao.base.hash,
+        expires=now + LIFETIME_SECONDS,
+    )
+
+
+def _word(verdict: Verdict) -> str:
+    return "allowed" if verdict.allow else "denied"

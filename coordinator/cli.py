@@ -1,0 +1,298 @@
+"""``coterie-coordinator``: run a DAO's coordinator, start rounds, ask the policy."""
+
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import requests
+import structlog
+import typer
+from eth_account import Account
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperGroup
+
+from coordinator.config import CoordinatorSettings, load_policy
+from coordinator.database import Database
+from coordinator.flower.superlink import SuperLinkProcess
+from coordinator.wiring import CONFIG_VARIABLE, EXCHANGE, SuperLinkAddress, superlink_control, tell_superlink
+from processes.children import PARENT, Child, end_with_parent
+from protocol.errors import BadInput, CoterieError, Unreachable
+from protocol.grant import RoundPlan, StartRound, sign
+from protocol.policy import Verdict
+
+WALLET_KEY_VARIABLE = "COTERIE_WALLET_KEY"
+START_SECONDS = 60.0
+MAX_RESTARTS = 5
+
+
+class OneSentence(TyperGroup):
+    """An error that a person can be told is one sentence and what to do next, not a traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except CoterieError as error:
+            told = Console(stderr=True, soft_wrap=True)
+            told.print(f"[bold red]{escape(error.message)}[/]", highlight=False)
+            if error.hint:
+                told.print(escape(error.hint), highlight=False)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    help="Run a DAO's coordinator, start rounds, ask the policy.",
+    cls=OneSentence,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    add_completion=False,
+)
+round_app = typer.Typer(help="Start rounds and look at them.", no_args_is_help=True)
+policy_app = typer.Typer(help="Ask a policy document before it is in force.", no_args_is_help=True)
+app.add_typer(round_app, name="round")
+app.add_typer(policy_app, name="policy")
+
+out = Console()
+log = structlog.get_logger(__name__)
+Config = Annotated[Path, typer.Option("--config", help="The coordinator's settings, TOML.")]
+DEFAULT_CONFIG = Path("coordinator.toml")
+
+
+@app.command()
+def up(config: Config = DEFAULT_CONFIG) -> None:
+    """Run everything: web, worker and SuperLink, until Ctrl-C."""
+    settings = _settings(config)
+    stop = _stop_on_signals()
+    with _superlink(settings) as superlink, _children(settings) as children:
+        _wait_until_served(settings, stop)
+        out.print(f"{settings.loaded_policy.dao} is served at {settings.public_uri}", highlight=False)
+        restarts = 0
+        while not stop.wait(0.5):
+            ended = [name for name, child in children.items() if not child.alive]
+            if not superlink.alive:
+                superlink.start()
+                restarts += 1
+            for name in ended:
+                log.warning("a process ended and is started again", process=name)
+                children[name].stop()
+                children[name] = _child(settings, name)
+                restarts += 1
+            if restarts > MAX_RESTARTS:
+                raise Unreachable("The coordinator's processes keep ending.", f"Read {settings.data}/logs.")
+
+
+@app.command()
+def serve(config: Config = DEFAULT_CONFIG) -> None:
+    """Run the web server alone: API, gateway and page."""
+    from coordinator.web.server import serve as serve_web
+
+    serve_web(_settings(config))
+
+
+@app.command()
+def worker(config: Config = DEFAULT_CONFIG) -> None:
+    """Run the worker alone: it moves rounds on and watches the chain."""
+    from coordinator.rounds.worker import Worker
+
+    settings = _settings(config)
+    Worker(settings, lambda: superlink_control(settings)).run(_stop_on_signals())
+
+
+@round_app.command("start")
+def start_round(
+    config: Config = DEFAULT_CONFIG,
+    plan: Annotated[Path | None, typer.Option(help="A plan in TOML; what it leaves out has defaults.")] = None,
+    change: Annotated[list[str] | None, typer.Option("--set", help="One value of the plan, as steps=40.")] = None,
+) -> None:
+    """Sign a StartRound with the admin's wallet and send it. The key is read from COTERIE_WALLET_KEY."""
+    settings = _settings(config)
+    key = os.environ.get(WALLET_KEY_VARIABLE)
+    if not key:
+        raise BadInput(f"{WALLET_KEY_VARIABLE} is not set.", "Set it to the admin wallet's private key.")
+    policy = settings.loaded_policy
+    order = StartRound(
+        dao=policy.dao,
+        chain_id=policy.chain_id,
+        admin=Account.from_key(key).address,
+        plan=_plan(plan, change or []),
+        policy_hash=policy.digest(),
+        base_hash=settings.base_hash,
+        nonce=secrets.token_hex(16),
+    )
+    body = {"start_round": order.model_dump(mode="json"), "signature": sign(order, key)}
+    out.print(_call(settings, "POST", "rounds", body)["round_id"], highlight=False)
+
+
+@round_app.command("show")
+def show_round(
+    round_id: Annotated[str | None, typer.Argument(help="One round, as JSON; all of them as a table.")] = None,
+    config: Config = DEFAULT_CONFIG,
+) -> None:
+    """Show the rounds, newest first."""
+    settings = _settings(config)
+    if round_id:
+        out.print_json(json.dumps(_call(settings, "GET", f"rounds/{round_id}")))
+        return
+    table = Table("round", "kind", "state", "contributions", "release", "reason")
+    for one in _call(settings, "GET", "rounds"):
+        count = f"{one['contributed']} of {one['expected']}"
+        table.add_row(one["round_id"], one["kind"], one["state"], count, one["cid"] or "", one["reason"])
+    out.print(table)
+
+
+@policy_app.command("check")
+def check_policy(
+    file: Annotated[Path, typer.Argument(help="The policy document, JSON.")],
+    wallet: Annotated[str, typer.Option(help="The wallet to ask about, 0x….")],
+    rpc: Annotated[str, typer.Option(help="JSON-RPC URL of the policy's chain.")],
+) -> None:
+    """Show the verdict on each of a wallet's tokens, and why."""
+    from eth_utils.address import is_address, to_checksum_address
+
+    from contracts_abi.rpc import Rpc
+    from coordinator.eligibility.verdicts import take_snapshot, verdicts_for
+
+    if not is_address(wallet):
+        raise BadInput(f"{wallet} is no Ethereum address.")
+    policy, chain = load_policy(file), Rpc(rpc)
+    snapshot = take_snapshot(chain, policy)
+    found = verdicts_for(chain, policy, to_checksum_address(wallet), snapshot)
+    out.print(_verdict_table(found))
+    admitted = sum(v.allow for v in found)
+    out.print(f"{admitted} of {len(found)} tokens are admitted at block {snapshot.number}.", highlight=False)
+
+
+@policy_app.command("hash")
+def hash_policy(file: Annotated[Path, typer.Argument(help="The policy document, JSON.")]) -> None:
+    """Print the hash that grants and rounds are bound to."""
+    print(load_policy(file).digest())
+
+
+def _settings(config: Path) -> CoordinatorSettings:
+    end = os.environ.get(PARENT)
+    if end:
+        end_with_parent()
+    os.environ[CONFIG_VARIABLE] = str(config.resolve())
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer() if end else structlog.dev.ConsoleRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    return CoordinatorSettings.load(config)
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: stop.set())
+    return stop
+
+
+@contextmanager
+def _superlink(settings: CoordinatorSettings) -> Iterator[SuperLinkProcess]:
+    """The SuperLink runs within, and the other processes know how to reach it."""
+    with SuperLinkProcess(settings.data, EXCHANGE, settings.superlink_port) as process:
+        link = SuperLinkAddress(process.address, process.root_certificate.read_text())
+        tell_superlink(settings.superlink_file, link)
+        try:
+            yield process
+        finally:
+            settings.superlink_file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _children(settings: CoordinatorSettings) -> Iterator[dict[str, Child]]:
+    """Web server and worker, ended on the way out."""
+    Database(settings.database).close()  # the tables are there before two processes want to make them
+    children: dict[str, Child] = {}
+    try:
+        for name in ("serve", "worker"):
+            children[name] = _child(settings, name)
+        yield children
+    finally:
+        for child in children.values():
+            child.stop()
+
+
+def _child(settings: CoordinatorSettings, name: str) -> Child:
+    logs = settings.data / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "coordinator", name, "--config", os.environ[CONFIG_VARIABLE]]
+    return Child(command, logs / f"{name}.log", os.environ)
+
+
+def _wait_until_served(settings: CoordinatorSettings, stop: threading.Event) -> None:
+    """Raises Unreachable when the web server does not answer within a minute."""
+    deadline = time.monotonic() + START_SECONDS
+    while not stop.wait(0.1):
+        try:
+            if requests.get(f"http://{settings.host}:{settings.port}/healthz", timeout=5).ok:
+                return
+        except requests.RequestException:
+            if time.monotonic() > deadline:
+                raise Unreachable("The web server did not start.", f"Read {settings.data}/logs/serve.log.") from None
+
+
+def _plan(file: Path | None, changes: list[str]) -> RoundPlan:
+    """The defaults, under the file, under single values. Raises BadInput naming what is wrong."""
+    try:
+        values: dict[str, Any] = tomllib.loads(file.read_text()) if file else {}
+    except (OSError, ValueError) as error:
+        raise BadInput(f"The plan {file} cannot be read as TOML: {error}.") from error
+    for change in changes:
+        name, given, value = change.partition("=")
+        if not given:
+            raise BadInput(f"{change} changes nothing.", "Write it as steps=40.")
+        values[name] = _value(value)
+    try:
+        return RoundPlan.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(f"The plan: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BadInput(f"{text} is no value.", "Write numbers as 40 or 2e-3, lists as [0, 1].") from error
+
+
+def _call(settings: CoordinatorSettings, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """The coordinator's answer; its problem as an error of ours."""
+    url = f"{settings.public_uri}/api/v1/{path}"
+    try:
+        response = requests.request(method, url, json=body, timeout=60)
+        answer = response.json()
+    except (requests.RequestException, ValueError) as error:
+        raise Unreachable(f"No coordinator answers at {settings.public_uri}.", "Start it first.") from error
+    if not response.ok:
+        kind = next((k for k in CoterieError.__subclasses__() if k.code == answer.get("code")), CoterieError)
+        raise kind(str(answer.get("detail", response.status_code)), str(answer.get("hint", "")))
+    return answer
+
+
+def _verdict_table(verdicts: list[Verdict]) -> Table:
+    table = Table("token", "collection", "verdict", "licence", "reason")
+    for one in verdicts:
+        word = "[green]admitted[/]" if one.allow else "[red]denied[/]"
+        table.add_row(str(one.token.token_id), escape(one.collection), word, one.licence or "", escape(one.reason))
+    return table

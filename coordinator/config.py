@@ -1,0 +1,144 @@
+"""All settings of a coordinator in one place: a TOML file, and environment variables that go before it."""
+
+import tomllib
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from protocol.base import base_hash
+from protocol.errors import BadInput
+from protocol.policy import Policy
+
+ENVIRONMENT_PREFIX = "COTERIE_COORDINATOR_"
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class CoordinatorSettings(BaseSettings):
+    """What a coordinator is told. Relative paths in the file are relative to the file."""
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, frozen=True, extra="forbid")
+
+    data: Path = Path("data")
+    """The folder of the database, contributions, releases and the SuperLink's state."""
+    rpc_url: str
+    """A JSON-RPC endpoint of the policy's chain."""
+    policy: Path
+    """The policy document, JSON."""
+    base: Path
+    """The base model: a diffusers folder."""
+    base_name: str
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    uri: str = ""
+    """How members reach the coordinator; host and port when left empty."""
+    superlink_port: Port | None = None
+    """Of the SuperLink on loopback; a free one, kept from then on, when not set."""
+    gateways: tuple[str, ...] = ()
+    """IPFS gateways for readers of releases, beside this coordinator's own."""
+    database_url: str = ""
+    """SQLAlchemy URL; a SQLite file in the data folder when left empty."""
+    scoring_timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
+    """How long the members have to score; then the scores that are there decide, if there is one."""
+    poll_seconds: Annotated[float, Field(gt=0)] = 1.0
+    """How often the worker looks at rounds and at the chain."""
+    web_workers: Annotated[int, Field(ge=1)] = 2
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment goes before the file, whose values are the keyword arguments."""
+        return env_settings, init_settings
+
+    @classmethod
+    def load(cls, file: Path) -> "CoordinatorSettings":
+        """Read ``file`` and the environment.
+
+        Raises:
+            BadInput: the file is missing, is no TOML, or a setting is missing or wrong; names the setting.
+        """
+        try:
+            values = tomllib.loads(file.read_text())
+        except FileNotFoundError as error:
+            raise BadInput(f"There is no settings file {file}.", "Name one with --config.") from error
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise BadInput(f"{file} cannot be read as TOML: {error}.", "Mend the file.") from error
+        folder = file.resolve().parent
+        placed = {"data": folder / "data", **values}
+        for name in ("data", "policy", "base"):
+            if isinstance(placed.get(name), str | Path):
+                placed[name] = folder / placed[name]
+        try:
+            return cls(**placed)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise BadInput(f"{file}: {name}: {first['msg']}.", f"Set it there or as {ENVIRONMENT_PREFIX}….") from error
+
+    @property
+    def public_uri(self) -> str:
+        """Without a slash at the end."""
+        return self.uri.rstrip("/") or f"http://{self.host}:{self.port}"
+
+    @property
+    def domain(self) -> str:
+        """The authority that a SIWE message must name."""
+        return urlsplit(self.public_uri).netloc
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL."""
+        return self.database_url or f"sqlite:///{self.data.resolve() / 'coordinator.sqlite'}"
+
+    @property
+    def contributions(self) -> Path:
+        return self.data / "contributions"
+
+    @property
+    def candidates(self) -> Path:
+        return self.data / "candidates"
+
+    @property
+    def releases(self) -> Path:
+        return self.data / "releases"
+
+    @property
+    def store(self) -> Path:
+        """The local pin store: CAR files."""
+        return self.data / "cars"
+
+    @property
+    def superlink_file(self) -> Path:
+        """Where ``up`` tells the other processes how to reach the SuperLink."""
+        return self.data / "superlink.json"
+
+    @cached_property
+    def loaded_policy(self) -> Policy:
+        """Raises BadInput when the document is missing or wrong."""
+        return load_policy(self.policy)
+
+    @cached_property
+    def base_hash(self) -> str:
+        """What contributions and grants are bound to. Raises BadInput when the folder is no pipeline."""
+        return base_hash(self.base)
+
+
+def load_policy(file: Path) -> Policy:
+    """Raises BadInput when the file is missing or no policy; names the field."""
+    try:
+        return Policy.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise BadInput(f"The policy {file} cannot be read.", "Name the DAO's policy document.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise BadInput(f"{file} is no policy: {place}: {first['msg']}.", "Mend the document.") from error

@@ -1,0 +1,228 @@
+"""The coordinator's memory: typed tables, and two ways in, to read and to write.
+
+A writing session takes the write lock at its beginning, so what it read first still holds when it commits:
+one transaction is one transition. Documents are kept as the canonical JSON that was hashed or signed. Times
+are Unix seconds. Nothing in the tables is peculiar to SQLite.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Engine,
+    ForeignKey,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+)
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+
+class Base(DeclarativeBase):
+    """Text is unbounded, integers are 64 bits wide."""
+
+    type_annotation_map = {str: Text(), int: BigInteger(), bytes: LargeBinary()}  # noqa: RUF012
+
+
+class NonceRow(Base):
+    """A sign-in nonce: given out once, taken back once."""
+
+    __tablename__ = "nonces"
+
+    value: Mapped[str] = mapped_column(primary_key=True)
+    expires: Mapped[int]
+    used: Mapped[bool] = mapped_column(default=False)
+
+
+class SessionRow(Base):
+    """A signed-in wallet. The token itself is nowhere but at the client."""
+
+    __tablename__ = "sessions"
+
+    token_sha256: Mapped[str] = mapped_column(primary_key=True)
+    wallet: Mapped[str]
+    expires: Mapped[int]
+
+
+class GrantRow(Base):
+    """A member's signed grant. The newest of a wallet counts, older ones are replaced by it."""
+
+    __tablename__ = "grants"
+
+    grant_id: Mapped[str] = mapped_column(primary_key=True)
+    member: Mapped[str] = mapped_column(index=True)
+    node_key: Mapped[str] = mapped_column(index=True)
+    node_id: Mapped[str] = mapped_column(index=True)
+    """What the SuperLink calls the node that holds the key: decimal, because it is 64 bits wide without a sign."""
+    document: Mapped[str]
+    signature: Mapped[str]
+    snapshot: Mapped[str]
+    expires: Mapped[int]
+    given_at: Mapped[int]
+    replaced: Mapped[bool] = mapped_column(default=False)
+
+
+class RoundRow(Base):
+    """One round, from the order to its release."""
+
+    __tablename__ = "rounds"
+
+    round_id: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(unique=True)
+    kind: Mapped[str]
+    state: Mapped[str] = mapped_column(index=True)
+    epoch: Mapped[int]
+    plan: Mapped[str]
+    policy_hash: Mapped[str]
+    base_hash: Mapped[str]
+    snapshot: Mapped[str]
+    order: Mapped[str | None]
+    """The signed StartRound; a removal round has none."""
+    order_signature: Mapped[str | None]
+    order_nonce: Mapped[str | None] = mapped_column(unique=True)
+    opened_at: Mapped[int]
+    deadline: Mapped[int]
+    merged: Mapped[str | None]
+    """JSON list of the contribution ids that the candidate is merged from, sorted."""
+    candidate_sha256: Mapped[str | None]
+    scoring_since: Mapped[int | None]
+    run_id: Mapped[str | None]
+    cid: Mapped[str | None]
+    reason: Mapped[str | None]
+
+
+class RoundGrantRow(Base):
+    """A grant's part in a round. ``reason`` is set where it gives no contribution."""
+
+    __tablename__ = "round_grants"
+
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"), primary_key=True)
+    grant_id: Mapped[str] = mapped_column(ForeignKey("grants.grant_id"), primary_key=True)
+    expected: Mapped[bool]
+    """Whether the worker waits for it: it has enough admitted tokens and has not declined."""
+    reason: Mapped[str | None]
+
+
+class RoundTokenRow(Base):
+    """The verdict on one token of one member at a round's snapshot."""
+
+    __tablename__ = "round_tokens"
+
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"), primary_key=True)
+    grant_id: Mapped[str] = mapped_column(ForeignKey("grants.grant_id"), primary_key=True)
+    token: Mapped[str] = mapped_column(primary_key=True)
+    allow: Mapped[bool]
+    verdict: Mapped[str]
+
+
+class ContributionRow(Base):
+    """A contribution; its tensors are files named by its id. A refused one has no files."""
+
+    __tablename__ = "contributions"
+
+    contribution_id: Mapped[str] = mapped_column(primary_key=True)
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"), index=True)
+    grant_id: Mapped[str] = mapped_column(ForeignKey("grants.grant_id"), index=True)
+    member: Mapped[str]
+    header: Mapped[str]
+    signature: Mapped[str]
+    size: Mapped[int]
+    """Bytes of both files."""
+    received_at: Mapped[int]
+    state: Mapped[str] = mapped_column(index=True)
+    """live, dead or refused."""
+    reason: Mapped[str | None]
+    lapsed_token: Mapped[str | None]
+    """The token whose licence ended, for a dead one, and the block at which that was seen."""
+    lapsed_at: Mapped[str | None]
+
+
+class ScoreReportRow(Base):
+    """A member's scores of one candidate, or why it gives none."""
+
+    __tablename__ = "score_reports"
+
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"), primary_key=True)
+    node_key: Mapped[str] = mapped_column(primary_key=True)
+    candidate_sha256: Mapped[str] = mapped_column(primary_key=True)
+    report: Mapped[str | None]
+    """Canonical SignedScoreReport."""
+    declined: Mapped[str | None]
+
+
+class ReleaseRow(Base):
+    """A published release."""
+
+    __tablename__ = "releases"
+    __table_args__ = (UniqueConstraint("round_id"),)
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    cid: Mapped[str] = mapped_column(index=True)
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"))
+    kind: Mapped[str]
+    parent: Mapped[str | None]
+    manifest: Mapped[str]
+    published_at: Mapped[int]
+
+
+class EventRow(Base):
+    """The append-only log: each line's hash covers the line before."""
+
+    __tablename__ = "events"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    previous: Mapped[str]
+    hash: Mapped[str]
+    body: Mapped[str]
+
+
+class Database:
+    """One engine, safe to share between the threads of a process."""
+
+    def __init__(self, url: str) -> None:
+        """Open the database and make what tables it lacks."""
+        if (file := make_url(url).database) and url.startswith("sqlite"):
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+        self._engine = create_engine(url)
+        if self._engine.dialect.name == "sqlite":
+            _settle_sqlite(self._engine)
+        self._read = sessionmaker(self._engine)
+        self._write = sessionmaker(self._engine.execution_options(writes=True), expire_on_commit=False)
+        with self.writing() as session:
+            Base.metadata.create_all(session.connection())
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """One consistent look."""
+        with self._read() as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """One transaction under the write lock: committed at the end of the block, undone on an exception."""
+        with self._write.begin() as session:
+            yield session
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _settle_sqlite(engine: Engine) -> None:
+    """WAL, so that readers never wait; FULL, so that what is acknowledged survives a power cut."""
+
+    @event.listens_for(engine, "connect")
+    def _(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver opens no transactions of its own
+        for pragma in ("busy_timeout=15000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _(connection: Any) -> None:
+        writes = connection.get_execution_options().get("writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,65 @@
+"""The append-only log: what happened, in a sentence and in fields, each line's hash covering the line before."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import JsonValue, TypeAdapter
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from coordinator.database import EventRow
+from protocol.canonical import canonical, sha256
+
+GENESIS = "0" * 64
+_BODY = TypeAdapter(dict[str, JsonValue])
+
+
+@dataclass(frozen=True)
+class Event:
+    """hash = SHA-256(previous hash as hex ‖ canonical JSON of the body)."""
+
+    number: int
+    previous: str
+    hash: str
+    body: dict[str, Any]
+
+
+def append(session: Session, at: int, kind: str, message: str, **facts: JsonValue) -> None:
+    """Write an event in the transaction of what it tells. ``kind`` is stable; ``message`` is for people."""
+    last = session.scalar(select(EventRow).order_by(EventRow.number.desc()).limit(1))
+    number, previous = (last.number + 1, last.hash) if last else (1, GENESIS)
+    body = canonical({"number": number, "at": at, "kind": kind, "message": message, **facts})
+    session.add(EventRow(number=number, previous=previous, hash=chained(previous, body), body=body.decode()))
+    session.flush()
+
+
+def after(session: Session, number: int, limit: int = 200) -> list[Event]:
+    """The next events after ``number``, in order."""
+    rows = session.scalars(select(EventRow).where(EventRow.number > number).order_by(EventRow.number).limit(limit))
+    return [_event(row) for row in rows]
+
+
+def tail(session: Session, limit: int) -> list[Event]:
+    """The newest events, newest first."""
+    return [_event(row) for row in session.scalars(select(EventRow).order_by(EventRow.number.desc()).limit(limit))]
+
+
+def chained(previous: str, body: bytes) -> str:
+    """The hash of a line."""
+    return sha256(previous.encode() + body)
+
+
+def is_chain(events: Iterable[Event]) -> bool:
+    """Whether consecutive events are linked and none was changed."""
+    expected: str | None = None
+    for event in events:
+        linked = expected is None or event.previous == expected
+        if not linked or event.hash != chained(event.previous, canonical(event.body)):
+            return False
+        expected = event.hash
+    return True
+
+
+def _event(row: EventRow) -> Event:
+    return Event(row.number, row.previous, row.hash, _BODY.validate_json(row.body))

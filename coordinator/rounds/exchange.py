@@ -1,0 +1,97 @@
+"""A round as the connected nodes see it: which task is on, who still owes an answer, and where answers go."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from coordinator.flower.exchange import Body, Task
+from coordinator.rounds.candidate import read_adapter
+from coordinator.rounds.checks import Layers
+from coordinator.rounds.ledger import Ledger
+from coordinator.rounds.transitions import ENDED, RoundState
+from protocol.contribution import Contribution, ContributionHeader, SignedScoreReport
+from protocol.errors import ContributionRefused, NotFound
+
+
+class RoundExchange:
+    """``coordinator.flower.exchange.Exchange`` over the ledger. The state of the round is asked of the database."""
+
+    interval = 0.5
+
+    def __init__(self, ledger: Ledger, round_id: str, layers: Layers, candidates: Path) -> None:
+        """``candidates`` is where the worker puts merged adapters, each under its hash."""
+        self._ledger = ledger
+        self._round_id = round_id
+        self._layers = layers
+        self._candidates = candidates
+        self._task: Task | None = None
+
+    def next_task(self) -> Task | None:
+        facts = self._ledger.facts(self._round_id)
+        if facts.state is RoundState.TRAINING:
+            return self._keep("train") or self._set(Task("train", "train", self._train_body()))
+        if facts.state is RoundState.SCORING and facts.candidate_sha256:
+            task_id = f"score-{facts.candidate_sha256[:16]}"
+            return self._keep(task_id) or self._set(Task("score", task_id, self._score_body(facts.candidate_sha256)))
+        return None
+
+    def wanted(self, node_id: int, task: Task) -> bool:
+        key = self._ledger.node_key(node_id)
+        if task.kind == "train":
+            return key in self._ledger.wanted_trainers(self._round_id)
+        return key in self._ledger.wanted_scorers(self._round_id)
+
+    def receive(self, task: Task, node_id: int, reply: Body) -> None:
+        key = self._ledger.node_key(node_id)
+        if key is None:
+            raise NotFound(f"Node {node_id} is not one of ours.")
+        if "declined" in reply:
+            decline = self._ledger.decline_scoring if task.kind == "score" else self._ledger.decline
+            decline(self._round_id, key, str(reply["declined"]))
+        elif task.kind == "score":
+            self._ledger.receive_scores(self._round_id, key, _scores(reply))
+        else:
+            self._ledger.receive(self._round_id, key, _contribution(reply), self._layers)
+
+    def failed(self, task: Task, node_id: int, reason: str) -> None:
+        if key := self._ledger.node_key(node_id):
+            self._ledger.note_failure(self._round_id, key, reason)
+
+    def finished(self) -> bool:
+        return self._ledger.facts(self._round_id).state in ENDED
+
+    def _keep(self, task_id: str) -> Task | None:
+        return self._task if self._task and self._task.task_id == task_id else None
+
+    def _set(self, task: Task) -> Task:
+        self._task = task
+        return task
+
+    def _train_body(self) -> Body:
+        return {"task": self._ledger.train_task(self._round_id).canonical()}
+
+    def _score_body(self, candidate_sha256: str) -> Body:
+        candidate = read_adapter(self._candidates, candidate_sha256)
+        return {"task": self._ledger.score_task(self._round_id).canonical(), "candidate": candidate}
+
+
+def _contribution(reply: Body) -> Contribution:
+    try:
+        header = ContributionHeader.model_validate_json(_bytes(reply, "header"))
+    except ValidationError as error:
+        raise ContributionRefused(f"The contribution's header is wrong: {error.errors()[0]['msg']}.") from error
+    return Contribution(header, str(reply.get("signature", "")), _bytes(reply, "adapter"), _bytes(reply, "statistics"))
+
+
+def _scores(reply: Body) -> SignedScoreReport:
+    try:
+        return SignedScoreReport.model_validate_json(_bytes(reply, "report"))
+    except ValidationError as error:
+        raise ContributionRefused(f"The score report is wrong: {error.errors()[0]['msg']}.") from error
+
+
+def _bytes(reply: Body, name: str) -> bytes:
+    value = reply.get(name)
+    if not isinstance(value, bytes):
+        raise ContributionRefused(f"The reply carries no {name}.")
+    return value

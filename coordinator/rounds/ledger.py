@@ -1,0 +1,668 @@
+"""The rounds as the database knows them. Every method is one transaction, with its event in it.
+
+Contributions' tensors are on the disk before their row is; a row is what makes a contribution exist.
+"""
+
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from contracts_abi.model import Snapshot, Token
+from coordinator.database import (
+    ContributionRow,
+    Database,
+    GrantRow,
+    ReleaseRow,
+    RoundGrantRow,
+    RoundRow,
+    RoundTokenRow,
+    ScoreReportRow,
+)
+from coordinator.rounds import events
+from coordinator.rounds.checks import Layers, Terms, check
+from coordinator.rounds.files import store_folder
+from coordinator.rounds.queries import (
+    active_round,
+    admitted_tokens,
+    contributed_grants,
+    epoch_of,
+    expected_grants,
+    latest_release,
+    mergeable,
+    merged_ids,
+    next_number,
+    node_keys,
+    part_of,
+    part_or_none,
+    parts_of,
+    released,
+    round_row,
+    scored_keys,
+    scorer_keys,
+    verdicts_of,
+)
+from coordinator.rounds.transitions import (
+    ENDED,
+    FIRST_STATE,
+    GATHERING,
+    RoundKind,
+    RoundState,
+    Standing,
+    Step,
+    require_allowed,
+)
+from coordinator.watching.lapses import Lapse, Watched
+from protocol.canonical import sha256
+from protocol.contribution import Contribution, ContributionHeader, ScoreReport, ScoreTask, SignedScoreReport, TrainTask
+from protocol.errors import Conflict, ContributionRefused
+from protocol.grant import Grant, RoundPlan, StartRound
+from protocol.manifest import Manifest, Removal
+from protocol.policy import Policy, Verdict
+
+ADAPTER, STATISTICS = "adapter.safetensors", "statistics.safetensors"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A grant's part in a round that opens: the verdicts on its tokens at the snapshot, and on denied others."""
+
+    grant: Grant
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def admitted(self) -> frozenset[Token]:
+        granted = set(self.grant.tokens)
+        return frozenset(v.token for v in self.verdicts if v.allow and v.token in granted)
+
+
+@dataclass(frozen=True)
+class LiveContribution:
+    """Everything that merge and manifest need of one contribution."""
+
+    contribution_id: str
+    header: ContributionHeader
+    signature: str
+    grant: Grant
+    grant_signature: str
+    weight: int
+    verdicts: tuple[Verdict, ...]
+    """On the tokens it was trained on, in the header's order."""
+    adapter: Path
+    statistics: Path
+
+
+@dataclass(frozen=True)
+class RoundFacts:
+    """What of a round does not change while it lasts, and what the worker reads off it."""
+
+    round_id: str
+    kind: RoundKind
+    state: RoundState
+    epoch: int
+    plan: RoundPlan
+    policy_hash: str
+    base_hash: str
+    snapshot: Snapshot
+    candidate_sha256: str | None
+    run_id: str | None
+
+
+class Ledger:
+    """Rounds, contributions, scores and releases. ``clock`` gives Unix seconds."""
+
+    def __init__(
+        self, database: Database, policy: Policy, folder: Path, scoring_seconds: float, clock: Callable[[], float]
+    ) -> None:
+        self._database = database
+        self._policy = policy
+        self._folder = folder
+        self._scoring_seconds = scoring_seconds
+        self._clock = clock
+
+    # Opening ------------------------------------------------------------------------------------------------------
+
+    def open_training(self, order: StartRound, signature: str, snapshot: Snapshot, parts: Sequence[Part]) -> str:
+        """Open a round by an admin's checked order; its id.
+
+        Raises:
+            Conflict: the order was used before, another round is under way, or too few members may take part.
+        """
+        enough = {p.grant.grant_id for p in parts if len(p.admitted) >= self._policy.minimum_tokens}
+        with self._database.writing() as session:
+            if session.scalar(select(RoundRow).where(RoundRow.order_nonce == order.nonce)):
+                raise Conflict("This order was given before.", "Sign a new one, with a new nonce.")
+            if other := active_round(session, RoundKind.TRAINING):
+                raise Conflict(f"Round {other.round_id} is under way.", "Wait until it has ended.")
+            if len(enough) < order.plan.quorum:
+                raise Conflict(
+                    f"{len(enough)} grants may take part at this block, and the quorum is {order.plan.quorum}.",
+                    "Wait for more members, or lower the quorum.",
+                )
+            now = self._now()
+            row = self._add_round(
+                session, RoundKind.TRAINING, order.digest()[:16], order.plan, order.base_hash, snapshot
+            )
+            row.policy_hash = order.policy_hash
+            row.deadline = now + order.plan.deadline_seconds
+            row.order, row.order_signature = order.canonical().decode(), signature
+            row.order_nonce = order.nonce
+            session.flush()
+            for part in parts:
+                _add_part(session, row.round_id, part, part.grant.grant_id in enough)
+            self._note(
+                session,
+                "round.opened",
+                f"{order.admin} started a round for {len(enough)} members at block {snapshot.number}.",
+                round_id=row.round_id,
+                plan=order.plan.model_dump(mode="json"),
+                snapshot=snapshot.model_dump(mode="json"),
+            )
+            return row.round_id
+
+    def end_contributions(self, lapses: Collection[Lapse], snapshot: Snapshot) -> str | None:
+        """Contributions die; when the newest release holds one of them, a removal round opens: its id."""
+        with self._database.writing() as session:
+            died = [lapse for lapse in lapses if self._end(session, lapse, snapshot)]
+            release = latest_release(session)
+            if release is None or active_round(session, RoundKind.REMOVAL):
+                return None
+            parent = round_row(session, release.round_id)
+            removed = {lapse.contribution_id for lapse in died} & set(merged_ids(parent))
+            if not removed:
+                return None
+            number = next_number(session)
+            row = self._add_round(
+                session,
+                RoundKind.REMOVAL,
+                sha256(f"removal {number} {release.cid}".encode())[:16],
+                RoundPlan.model_validate_json(parent.plan),
+                parent.base_hash,
+                snapshot,
+            )
+            row.policy_hash, row.deadline = parent.policy_hash, self._now()
+            self._note(
+                session,
+                "round.opened",
+                f"A removal round opened: {len(removed)} contributions of the newest release are no longer live.",
+                round_id=row.round_id,
+                contributions=sorted(removed),
+            )
+            return row.round_id
+
+    # Contributions ------------------------------------------------------------------------------------------------
+
+    def receive(self, round_id: str, node_key: str, contribution: Contribution, layers: Layers) -> None:
+        """Check a contribution and keep it durably. The same one again changes nothing.
+
+        Raises:
+            ContributionRefused: with the reason; that grant gives nothing to this round any more.
+            Conflict: the round takes no contributions now, or has this grant's already.
+            NotFound: the node key has no part in the round.
+        """
+        with self._database.reading() as session:
+            terms = self._terms(session, round_id, node_key, layers)
+        try:
+            check(contribution, terms)
+        except ContributionRefused as refusal:
+            self._refuse(round_id, terms.grant_id, contribution, refusal)
+            raise
+        files = {ADAPTER: contribution.adapter, STATISTICS: contribution.statistics}
+        store_folder(self._folder / contribution.contribution_id, files)
+        with self._database.writing() as session:
+            self._accept(session, round_id, contribution)
+
+    def decline(self, round_id: str, node_key: str, reason: str) -> None:
+        """A member gives nothing to this round, for the reason it says."""
+        with self._database.writing() as session:
+            part = part_of(session, round_id, node_key)
+            self._give_up(session, part, f"The member declined: {reason[:300]}")
+
+    def note_failure(self, round_id: str, node_key: str, reason: str) -> None:
+        """A node could not do its task; it is asked again. The same reason twice is told once."""
+        with self._database.writing() as session:
+            part = part_or_none(session, round_id, node_key)
+            if part is None or not part.expected or part.reason == reason[:300]:
+                return
+            part.reason = reason[:300]
+            self._note(
+                session,
+                "round.node-failed",
+                f"A node could not do its task: {part.reason}",
+                round_id=round_id,
+                grant_id=part.grant_id,
+            )
+
+    def wanted_trainers(self, round_id: str) -> frozenset[str]:
+        """Node keys whose contribution the round still waits for."""
+        with self._database.reading() as session:
+            parts = parts_of(session, round_id)
+            missing = expected_grants(parts) - contributed_grants(session, round_id)
+            return node_keys(session, missing)
+
+    def live_contributions(self, round_id: str) -> list[LiveContribution]:
+        """What a merge of this round takes now, sorted by id."""
+        with self._database.reading() as session:
+            rows = mergeable(session, round_row(session, round_id))
+            return [self._live(session, row) for row in rows]
+
+    def watched(self) -> list[Watched]:
+        """All live contributions with the verdicts on their tokens."""
+        with self._database.reading() as session:
+            rows = session.scalars(select(ContributionRow).where(ContributionRow.state == "live"))
+            return [
+                Watched(
+                    row.contribution_id,
+                    row.member,
+                    Snapshot.model_validate_json(round_row(session, row.round_id).snapshot).number,
+                    verdicts_of(session, row),
+                )
+                for row in rows
+            ]
+
+    # Scores -------------------------------------------------------------------------------------------------------
+
+    def receive_scores(self, round_id: str, node_key: str, signed: SignedScoreReport) -> None:
+        """Keep a member's scores. The same node's again replace nothing.
+
+        Raises:
+            ContributionRefused: not about this candidate, not by this node, or not its signature.
+            Conflict: the round takes no scores now.
+        """
+        signed.check_integrity()
+        with self._database.writing() as session:
+            row = round_row(session, round_id)
+            if row.state != RoundState.SCORING:
+                raise Conflict(f"Round {round_id} takes no scores: it is {row.state}.")
+            _require_about(signed.report, row, node_key)
+            if node_key not in scorer_keys(session, row):
+                raise ContributionRefused("This node has no contribution in the candidate.")
+            key = {"round_id": round_id, "node_key": node_key, "candidate_sha256": signed.report.candidate_sha256}
+            if session.get(ScoreReportRow, key):
+                return
+            session.add(ScoreReportRow(**key, report=signed.canonical().decode()))
+            self._note(
+                session,
+                "scores.received",
+                f"A member scored the candidate on {signed.report.images} images.",
+                round_id=round_id,
+                losses=list(signed.report.losses),
+            )
+
+    def decline_scoring(self, round_id: str, node_key: str, reason: str) -> None:
+        """A member does not score the present candidate, for the reason it says."""
+        with self._database.writing() as session:
+            row = round_row(session, round_id)
+            if row.state != RoundState.SCORING or node_key not in scorer_keys(session, row):
+                return
+            session.add(
+                ScoreReportRow(
+                    round_id=round_id,
+                    node_key=node_key,
+                    candidate_sha256=row.candidate_sha256,
+                    declined=reason[:300],
+                )
+            )
+            self._note(session, "scores.declined", f"A member does not score: {reason[:300]}", round_id=round_id)
+
+    def scores(self, round_id: str) -> list[ScoreReport]:
+        """The reports on the round's present candidate, by node key."""
+        with self._database.reading() as session:
+            row = round_row(session, round_id)
+            rows = session.scalars(
+                select(ScoreReportRow)
+                .where(
+                    ScoreReportRow.round_id == round_id, ScoreReportRow.candidate_sha256 == (row.candidate_sha256 or "")
+                )
+                .order_by(ScoreReportRow.node_key)
+            )
+            return [SignedScoreReport.model_validate_json(one.report).report for one in rows if one.report]
+
+    def wanted_scorers(self, round_id: str) -> frozenset[str]:
+        """Node keys whose scores of the present candidate are missing."""
+        with self._database.reading() as session:
+            row = round_row(session, round_id)
+            return scorer_keys(session, row) - scored_keys(session, row)
+
+    # Moving on ----------------------------------------------------------------------------------------------------
+
+    def standing(self, round_id: str) -> Standing:
+        """Everything that the next step depends on, as one consistent look."""
+        with self._database.reading() as session:
+            return self._standing(session, round_row(session, round_id))
+
+    def move(self, round_id: str, step: Step) -> None:
+        """Raises Conflict when the round is not in a state that goes there."""
+        with self._database.writing() as session:
+            self._move(session, round_row(session, round_id), step)
+
+    def set_run(self, round_id: str, run_id: str) -> None:
+        """Note which Flower run carries the round."""
+        with self._database.writing() as session:
+            round_row(session, round_id).run_id = run_id
+
+    def set_candidate(self, round_id: str, merged: Collection[str], candidate_sha256: str) -> None:
+        """The merge is done: these contributions, this adapter. The members score it next."""
+        with self._database.writing() as session:
+            row = round_row(session, round_id)
+            row.merged, row.candidate_sha256 = json.dumps(sorted(merged)), candidate_sha256
+            row.scoring_since = self._now()
+            self._move(
+                session, row, Step(RoundState.SCORING, f"{len(merged)} contributions are merged; the members score.")
+            )
+
+    def publish(self, round_id: str, cid: str, manifest: Manifest) -> None:
+        """The release is in the store and read back.
+
+        Raises:
+            Conflict: the live contributions have changed since the merge; the round merges again.
+        """
+        with self._database.writing() as session:
+            row = round_row(session, round_id)
+            standing = self._standing(session, row)
+            latest = latest_release(session)
+            if standing.live != standing.merged or manifest.parent != (latest.cid if latest else None):
+                raise Conflict("The contributions or the newest release have changed since the merge.")
+            row.cid = cid
+            session.add(
+                ReleaseRow(
+                    number=latest.number + 1 if latest else 1,
+                    cid=cid,
+                    round_id=round_id,
+                    kind=row.kind,
+                    parent=manifest.parent,
+                    manifest=manifest.canonical().decode(),
+                    published_at=self._now(),
+                )
+            )
+            self._move(session, row, Step(RoundState.PUBLISHED, f"Release {cid} is published."))
+            self._note(session, "release.published", f"Release {cid} is out.", round_id=round_id, cid=cid)
+
+    # Looking ------------------------------------------------------------------------------------------------------
+
+    def active(self) -> list[str]:
+        """Ids of the rounds that have not ended, oldest first."""
+        with self._database.reading() as session:
+            return list(
+                session.scalars(select(RoundRow.round_id).where(RoundRow.state.not_in(ENDED)).order_by(RoundRow.number))
+            )
+
+    def facts(self, round_id: str) -> RoundFacts:
+        """Raises NotFound."""
+        with self._database.reading() as session:
+            row = round_row(session, round_id)
+            return RoundFacts(
+                round_id=row.round_id,
+                kind=RoundKind(row.kind),
+                state=RoundState(row.state),
+                epoch=row.epoch,
+                plan=RoundPlan.model_validate_json(row.plan),
+                policy_hash=row.policy_hash,
+                base_hash=row.base_hash,
+                snapshot=Snapshot.model_validate_json(row.snapshot),
+                candidate_sha256=row.candidate_sha256,
+                run_id=row.run_id,
+            )
+
+    def train_task(self, round_id: str) -> TrainTask:
+        """What the nodes are told."""
+        facts = self.facts(round_id)
+        with self._database.reading() as session:
+            tokens = {
+                part.grant_id: tuple(sorted(admitted_tokens(session, round_id, part.grant_id)))
+                for part in parts_of(session, round_id)
+                if part.expected
+            }
+        return TrainTask(
+            round_id=round_id,
+            dao=self._policy.dao,
+            plan=facts.plan,
+            policy_hash=facts.policy_hash,
+            base_hash=facts.base_hash,
+            snapshot=facts.snapshot,
+            tokens=tokens,
+        )
+
+    def score_task(self, round_id: str) -> ScoreTask:
+        """Raises Conflict while there is no candidate."""
+        facts = self.facts(round_id)
+        if facts.candidate_sha256 is None:
+            raise Conflict(f"Round {round_id} has no candidate yet.")
+        return ScoreTask(
+            round_id=round_id,
+            candidate_sha256=facts.candidate_sha256,
+            gains=facts.plan.gains,
+            seed=facts.plan.seed,
+            base_hash=facts.base_hash,
+        )
+
+    def node_key(self, node_id: int) -> str | None:
+        """The key of the node that the SuperLink calls so."""
+        with self._database.reading() as session:
+            return session.scalar(select(GrantRow.node_key).where(GrantRow.node_id == str(node_id)).limit(1))
+
+    def latest_cid(self) -> str | None:
+        """The newest release."""
+        with self._database.reading() as session:
+            latest = latest_release(session)
+            return latest.cid if latest else None
+
+    def exclusions(self, round_id: str) -> tuple[Verdict, ...]:
+        """The verdicts that kept tokens out of the round; of a removal round, out of the releases it goes back to."""
+        with self._database.reading() as session:
+            rounds = {round_id} | {row.round_id for row in mergeable(session, round_row(session, round_id))}
+            rows = session.scalars(
+                select(RoundTokenRow)
+                .where(RoundTokenRow.round_id.in_(rounds), ~RoundTokenRow.allow)
+                .order_by(RoundTokenRow.token)
+            )
+            found = {row.token: Verdict.model_validate_json(row.verdict) for row in rows}
+            return tuple(found.values())
+
+    def removals(self) -> tuple[Removal, ...]:
+        """Contributions of the newest release that have died since."""
+        with self._database.reading() as session:
+            return tuple(
+                Removal(
+                    contribution_id=row.contribution_id,
+                    member=row.member,
+                    token=Token.parse(row.lapsed_token),
+                    block=Snapshot.model_validate_json(row.lapsed_at),
+                    reason=row.reason or "",
+                )
+                for row in released(session)
+                if row.state == "dead" and row.lapsed_token and row.lapsed_at
+            )
+
+    # The parts of a transaction -----------------------------------------------------------------------------------
+
+    def _now(self) -> int:
+        return int(self._clock())
+
+    def _note(self, session: Session, kind: str, message: str, **facts: object) -> None:
+        events.append(session, self._now(), kind, message, **facts)  # type: ignore[arg-type]
+
+    def _add_round(
+        self, session: Session, kind: RoundKind, round_id: str, plan: RoundPlan, base_hash: str, snapshot: Snapshot
+    ) -> RoundRow:
+        row = RoundRow(
+            round_id=round_id,
+            number=next_number(session),
+            kind=kind,
+            state=FIRST_STATE[kind],
+            epoch=epoch_of(session, base_hash),
+            plan=plan.canonical().decode(),
+            policy_hash=self._policy.digest(),
+            base_hash=base_hash,
+            snapshot=snapshot.model_dump_json(),
+            opened_at=self._now(),
+            deadline=self._now(),
+        )
+        session.add(row)
+        return row
+
+    def _move(self, session: Session, row: RoundRow, step: Step) -> None:
+        require_allowed(RoundState(row.state), step.to)
+        row.state = step.to
+        if step.to in (RoundState.FAILED, RoundState.CANCELLED):
+            row.reason = step.reason
+        self._note(
+            session, f"round.{step.to}", f"The round is {step.to}. {step.reason}", round_id=row.round_id, state=step.to
+        )
+
+    def _standing(self, session: Session, row: RoundRow) -> Standing:
+        return Standing(
+            kind=RoundKind(row.kind),
+            state=RoundState(row.state),
+            now=self._clock(),
+            deadline=row.deadline,
+            quorum=RoundPlan.model_validate_json(row.plan).quorum,
+            expected=expected_grants(parts_of(session, row.round_id)),
+            contributed=contributed_grants(session, row.round_id),
+            live=frozenset(one.contribution_id for one in mergeable(session, row)),
+            merged=frozenset(merged_ids(row)),
+            needless=row.kind == RoundKind.REMOVAL and all(one.state == "live" for one in released(session)),
+            scorers=scorer_keys(session, row),
+            scored=scored_keys(session, row),
+            scoring_ends=(row.scoring_since or 0) + self._scoring_seconds,
+        )
+
+    def _terms(self, session: Session, round_id: str, node_key: str, layers: Layers) -> Terms:
+        row, part = round_row(session, round_id), part_of(session, round_id, node_key)
+        _require_taking(row)
+        return Terms(
+            round_id=round_id,
+            grant_id=part.grant_id,
+            node_key=node_key,
+            plan=RoundPlan.model_validate_json(row.plan),
+            policy_hash=row.policy_hash,
+            base_hash=row.base_hash,
+            admitted=admitted_tokens(session, round_id, part.grant_id),
+            layers=layers,
+        )
+
+    def _accept(self, session: Session, round_id: str, contribution: Contribution) -> None:
+        header = contribution.header
+        if session.get(ContributionRow, contribution.contribution_id):
+            return
+        _require_taking(round_row(session, round_id))
+        part = session.get_one(RoundGrantRow, (round_id, header.grant_id))
+        if not part.expected:
+            raise Conflict(f"The round does not take this grant's contribution: {part.reason}")
+        if header.grant_id in contributed_grants(session, round_id):
+            raise Conflict("The round has a contribution of this grant already.")
+        row = self._add_contribution(session, contribution, header.grant_id, "live", None)
+        part.reason = None
+        self._note(
+            session,
+            "contribution.received",
+            f"{row.member} contributed what was trained on {len(header.tokens)} tokens.",
+            round_id=round_id,
+            contribution_id=row.contribution_id,
+            member=row.member,
+            bytes=row.size,
+        )
+
+    def _refuse(self, round_id: str, grant_id: str, contribution: Contribution, refusal: ContributionRefused) -> None:
+        with self._database.writing() as session:
+            part = session.get_one(RoundGrantRow, (round_id, grant_id))
+            if grant_id in contributed_grants(session, round_id):
+                return
+            if session.get(ContributionRow, contribution.contribution_id) is None:
+                self._add_contribution(session, contribution, grant_id, "refused", refusal.message)
+            self._give_up(session, part, f"The contribution was refused: {refusal.message}")
+
+    def _add_contribution(
+        self, session: Session, contribution: Contribution, grant_id: str, state: str, reason: str | None
+    ) -> ContributionRow:
+        row = ContributionRow(
+            contribution_id=contribution.contribution_id,
+            round_id=contribution.header.round_id,
+            grant_id=grant_id,
+            member=session.get_one(GrantRow, grant_id).member,
+            header=contribution.header.canonical().decode(),
+            signature=contribution.signature,
+            size=len(contribution.adapter) + len(contribution.statistics),
+            received_at=self._now(),
+            state=state,
+            reason=reason,
+        )
+        session.add(row)
+        session.flush()
+        return row
+
+    def _give_up(self, session: Session, part: RoundGrantRow, reason: str) -> None:
+        if not part.expected:
+            return
+        part.expected, part.reason = False, reason
+        self._note(session, "round.without", reason, round_id=part.round_id, grant_id=part.grant_id)
+
+    def _end(self, session: Session, lapse: Lapse, snapshot: Snapshot) -> bool:
+        """Whether the contribution was live until now. A round that gathers does not ask its member again."""
+        row = session.get_one(ContributionRow, lapse.contribution_id)
+        if row.state != "live":
+            return False
+        row.state, row.reason = "dead", lapse.reason
+        row.lapsed_token, row.lapsed_at = str(lapse.token), snapshot.model_dump_json()
+        self._note(
+            session,
+            "contribution.died",
+            lapse.reason,
+            contribution_id=row.contribution_id,
+            member=row.member,
+            token=str(lapse.token),
+            snapshot=snapshot.model_dump(mode="json"),
+        )
+        part = session.get_one(RoundGrantRow, (row.round_id, row.grant_id))
+        if round_row(session, row.round_id).state in GATHERING:
+            self._give_up(session, part, lapse.reason)
+        return True
+
+    def _live(self, session: Session, row: ContributionRow) -> LiveContribution:
+        grant = session.get_one(GrantRow, row.grant_id)
+        folder = self._folder / row.contribution_id
+        per_token = self._policy.weights == "per-token"
+        return LiveContribution(
+            contribution_id=row.contribution_id,
+            header=ContributionHeader.model_validate_json(row.header),
+            signature=row.signature,
+            grant=Grant.model_validate_json(grant.document),
+            grant_signature=grant.signature,
+            weight=len(admitted_tokens(session, row.round_id, row.grant_id)) if per_token else 1,
+            verdicts=verdicts_of(session, row),
+            adapter=folder / ADAPTER,
+            statistics=folder / STATISTICS,
+        )
+
+
+def _add_part(session: Session, round_id: str, part: Part, expected: bool) -> None:
+    reason = None if expected else "Too few of its tokens are admitted at the round's snapshot."
+    session.add(RoundGrantRow(round_id=round_id, grant_id=part.grant.grant_id, expected=expected, reason=reason))
+    granted = set(part.grant.tokens)
+    for verdict in part.verdicts:
+        if verdict.allow and verdict.token not in granted:
+            continue  # admitted, but the member did not offer it
+        session.add(
+            RoundTokenRow(
+                round_id=round_id,
+                grant_id=part.grant.grant_id,
+                token=str(verdict.token),
+                allow=verdict.allow,
+                verdict=verdict.canonical().decode(),
+            )
+        )
+
+
+def _require_taking(row: RoundRow) -> None:
+    if row.state != RoundState.TRAINING:
+        raise Conflict(f"Round {row.round_id} takes no contributions: it is {row.state}.")
+
+
+def _require_about(report: ScoreReport, row: RoundRow, node_key: str) -> None:
+    if (report.round_id, report.candidate_sha256, report.node_key) != (row.round_id, row.candidate_sha256, node_key):
+        raise ContributionRefused("The scores are about another round or candidate, or another node's.")
+    if len(report.losses) != len(RoundPlan.model_validate_json(row.plan).gains) or report.images < 1:
+        raise ContributionRefused("The scores are not one for each gain, on at least one image.")

@@ -1,0 +1,166 @@
+"""Questions that the ledger asks of the tables within a transaction. Nothing here writes."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from pydantic import TypeAdapter
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from contracts_abi.model import Token
+from coordinator.database import (
+    ContributionRow,
+    GrantRow,
+    ReleaseRow,
+    RoundGrantRow,
+    RoundRow,
+    RoundTokenRow,
+    ScoreReportRow,
+)
+from coordinator.rounds.transitions import ENDED, GATHERING, RoundKind, RoundState
+from protocol.contribution import ContributionHeader
+from protocol.errors import NotFound
+from protocol.policy import Verdict
+
+_IDS = TypeAdapter(tuple[str, ...])
+
+
+def round_row(session: Session, round_id: str) -> RoundRow:
+    """Raises NotFound."""
+    row = session.get(RoundRow, round_id)
+    if row is None:
+        raise NotFound(f"There is no round {round_id}.")
+    return row
+
+
+def active_round(session: Session, kind: RoundKind) -> RoundRow | None:
+    """The round of this kind that has not ended; there is at most one."""
+    return session.scalar(select(RoundRow).where(RoundRow.kind == kind, RoundRow.state.not_in(ENDED)).limit(1))
+
+
+def next_number(session: Session) -> int:
+    """Rounds are counted from 1."""
+    return (session.scalar(select(func.max(RoundRow.number))) or 0) + 1
+
+
+def epoch_of(session: Session, base_hash: str) -> int:
+    """Rounds on one frozen base are one epoch; a new base begins the next."""
+    known = session.scalar(select(func.max(RoundRow.epoch)).where(RoundRow.base_hash == base_hash))
+    return known or (session.scalar(select(func.max(RoundRow.epoch))) or 0) + 1
+
+
+def latest_release(session: Session) -> ReleaseRow | None:
+    """The newest release."""
+    return session.scalar(select(ReleaseRow).order_by(ReleaseRow.number.desc()).limit(1))
+
+
+def merged_ids(row: RoundRow) -> tuple[str, ...]:
+    """The contributions that the round's candidate is merged from, sorted."""
+    return _IDS.validate_json(row.merged) if row.merged else ()
+
+
+def parts_of(session: Session, round_id: str) -> Sequence[RoundGrantRow]:
+    """All grants' parts in the round."""
+    return session.scalars(select(RoundGrantRow).where(RoundGrantRow.round_id == round_id)).all()
+
+
+def part_or_none(session: Session, round_id: str, node_key: str) -> RoundGrantRow | None:
+    """The part of the grant that names this node key."""
+    return session.scalar(
+        select(RoundGrantRow)
+        .join(GrantRow, GrantRow.grant_id == RoundGrantRow.grant_id)
+        .where(RoundGrantRow.round_id == round_id, GrantRow.node_key == node_key)
+    )
+
+
+def part_of(session: Session, round_id: str, node_key: str) -> RoundGrantRow:
+    """The same; raises NotFound when there is none."""
+    part = part_or_none(session, round_id, node_key)
+    if part is None:
+        raise NotFound(f"Node key {node_key[:14]}… has no part in round {round_id}.")
+    return part
+
+
+def expected_grants(parts: Sequence[RoundGrantRow]) -> frozenset[str]:
+    """The grants that are (still) to contribute, or have."""
+    return frozenset(part.grant_id for part in parts if part.expected)
+
+
+def contributed_grants(session: Session, round_id: str) -> frozenset[str]:
+    """The grants whose live contribution the round has."""
+    query = select(ContributionRow.grant_id).where(
+        ContributionRow.round_id == round_id, ContributionRow.state == "live"
+    )
+    return frozenset(session.scalars(query))
+
+
+def admitted_tokens(session: Session, round_id: str, grant_id: str) -> frozenset[Token]:
+    """What the grant may train on in this round."""
+    query = select(RoundTokenRow.token).where(
+        RoundTokenRow.round_id == round_id, RoundTokenRow.grant_id == grant_id, RoundTokenRow.allow
+    )
+    return frozenset(Token.parse(token) for token in session.scalars(query))
+
+
+def verdicts_of(session: Session, row: ContributionRow) -> tuple[Verdict, ...]:
+    """Under which verdicts the contribution's tokens were admitted, in its header's order."""
+    query = select(RoundTokenRow).where(
+        RoundTokenRow.round_id == row.round_id, RoundTokenRow.grant_id == row.grant_id, RoundTokenRow.allow
+    )
+    verdicts: Mapping[str, Verdict] = {
+        one.token: Verdict.model_validate_json(one.verdict) for one in session.scalars(query)
+    }
+    header = ContributionHeader.model_validate_json(row.header)
+    return tuple(verdicts[str(use.token)] for use in header.tokens)
+
+
+def mergeable(session: Session, row: RoundRow) -> list[ContributionRow]:
+    """What a merge of this round takes, by id: the newest live contribution of every member in the epoch.
+
+    A removal takes what the newest release was merged from, as far as it is live: the same without the dead.
+    """
+    if row.kind == RoundKind.REMOVAL:
+        return [one for one in released(session) if one.state == "live"]
+    live = session.scalars(
+        select(ContributionRow)
+        .join(RoundRow, RoundRow.round_id == ContributionRow.round_id)
+        .where(ContributionRow.state == "live", RoundRow.base_hash == row.base_hash)
+        .where(RoundRow.state.not_in(GATHERING | {RoundState.CANCELLED}) | (RoundRow.round_id == row.round_id))
+        .order_by(RoundRow.number)
+    )
+    newest = {one.member: one for one in live}
+    return sorted(newest.values(), key=lambda one: one.contribution_id)
+
+
+def released(session: Session) -> list[ContributionRow]:
+    """What the newest release was merged from, by id."""
+    latest = latest_release(session)
+    merged = merged_ids(round_row(session, latest.round_id)) if latest else ()
+    return [session.get_one(ContributionRow, one) for one in merged]
+
+
+def node_keys(session: Session, grant_ids: Collection[str]) -> frozenset[str]:
+    """The keys that these grants name."""
+    return frozenset(session.scalars(select(GrantRow.node_key).where(GrantRow.grant_id.in_(grant_ids))))
+
+
+def scorer_keys(session: Session, row: RoundRow) -> frozenset[str]:
+    """Node keys of the merged contributions whose members have not declined to score the candidate."""
+    query = (
+        select(GrantRow.node_key)
+        .join(ContributionRow, ContributionRow.grant_id == GrantRow.grant_id)
+        .where(ContributionRow.contribution_id.in_(merged_ids(row)))
+    )
+    declined = answered_keys(row).where(ScoreReportRow.report.is_(None))
+    return frozenset(session.scalars(query)) - frozenset(session.scalars(declined))
+
+
+def scored_keys(session: Session, row: RoundRow) -> frozenset[str]:
+    """Node keys whose scores of the present candidate are stored."""
+    return frozenset(session.scalars(answered_keys(row).where(ScoreReportRow.report.is_not(None))))
+
+
+def answered_keys(row: RoundRow) -> Select[str]:
+    """Node keys that have answered to the present candidate."""
+    return select(ScoreReportRow.node_key).where(
+        ScoreReportRow.round_id == row.round_id, ScoreReportRow.candidate_sha256 == (row.candidate_sha256 or "")
+    )

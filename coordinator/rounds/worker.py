@@ -1,0 +1,199 @@
+"""The loop that moves rounds on. Everything it needs to know is in the database: kill it anywhere, start it again."""
+
+import fcntl
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+import structlog
+
+from contracts_abi.rpc import Rpc
+from coordinator.aggregation.gain import choose
+from coordinator.aggregation.merge import MergeInput, merge
+from coordinator.config import CoordinatorSettings
+from coordinator.database import Database
+from coordinator.eligibility.verdicts import take_snapshot
+from coordinator.releases.build import ADAPTER, CARD, MANIFEST, ReleaseDraft, build
+from coordinator.releases.samples import SAMPLES
+from coordinator.releases.store import CarStore
+from coordinator.rounds import candidate
+from coordinator.rounds.ledger import Ledger, LiveContribution, RoundFacts
+from coordinator.rounds.transitions import RoundState, Step, next_step
+from coordinator.watching.watcher import Watcher
+from coordinator.wiring import ledger_of
+from protocol.adapter import load_adapter
+from protocol.errors import BadInput, Conflict, ContributionRefused, CoterieError
+from protocol.manifest import BaseReference, Manifest, MergedContribution
+
+RUN_CHECK_SECONDS = 5.0
+REST_SECONDS = 10.0
+"""How long a round rests whose step could not be done, because the SuperLink or a library did not answer."""
+_UNDER_WAY = frozenset({"pending", "starting", "running"})
+
+log = structlog.get_logger(__name__)
+
+
+class Runs(Protocol):
+    """The part of ``SuperLinkControl`` that the worker needs."""
+
+    def start_run(self, round_id: str) -> int:
+        """Start the relay of a round; its run id."""
+        ...
+
+    def runs(self) -> Mapping[int, str]:
+        """Run id → status."""
+        ...
+
+
+class Worker:
+    """One for each data folder."""
+
+    def __init__(self, settings: CoordinatorSettings, runs: Callable[[], Runs]) -> None:
+        """``runs`` reaches the SuperLink, or raises Unreachable while there is none."""
+        self._settings = settings
+        self._runs = runs
+        self._ledger: Ledger = ledger_of(settings, Database(settings.database))
+        self._store = CarStore(settings.store)
+        rpc = Rpc(settings.rpc_url)
+        self._watcher = Watcher(rpc, self._ledger, lambda: take_snapshot(rpc, settings.loaded_policy))
+        self._run_checked: dict[str, float] = {}
+        self._resting: dict[str, float] = {}
+
+    def run(self, stop: threading.Event) -> None:
+        """Until ``stop`` is set. Raises Conflict when another worker has the data folder."""
+        with self._alone():
+            while not stop.is_set():
+                self.tick()
+                stop.wait(self._settings.poll_seconds)
+
+    def tick(self) -> None:
+        """Look at the chain once, and at every round that has not ended."""
+        try:
+            self._watcher.step()
+        except CoterieError as error:
+            log.warning("the chain was not asked", reason=str(error))
+        for round_id in self._ledger.active():
+            if self._resting.get(round_id, 0.0) > time.monotonic():
+                continue
+            try:
+                self.advance(round_id)
+            except CoterieError as error:
+                log.warning("the round rests", round_id=round_id, reason=str(error))
+                self._resting[round_id] = time.monotonic() + REST_SECONDS
+
+    def advance(self, round_id: str) -> None:
+        """Do what is due of one round, until it waits for something."""
+        while True:
+            step = next_step(self._ledger.standing(round_id))
+            if step:
+                self._ledger.move(round_id, step)
+                log.info("round", round_id=round_id, state=step.to, reason=step.reason)
+                continue
+            facts = self._ledger.facts(round_id)
+            if facts.state is RoundState.MERGING:
+                self._merge(facts)
+            elif facts.state is RoundState.PUBLISHING:
+                self._publish(facts)
+            else:
+                if facts.state in (RoundState.TRAINING, RoundState.SCORING):
+                    self._keep_running(facts)
+                return
+
+    def _merge(self, facts: RoundFacts) -> None:
+        live = self._ledger.live_contributions(facts.round_id)
+        inputs = [MergeInput(one.contribution_id, one.weight, one.adapter, one.statistics) for one in live]
+        try:
+            merged = merge(inputs, facts.plan)
+        except (BadInput, ContributionRefused) as error:
+            self._ledger.move(facts.round_id, Step(RoundState.FAILED, f"The merge failed: {error.message}"))
+            return
+        digest = candidate.keep(self._settings.candidates, merged)
+        self._ledger.set_candidate(facts.round_id, [one.contribution_id for one in live], digest)
+        log.info("merged", round_id=facts.round_id, contributions=len(live), rank=merged.rank, candidate=digest)
+
+    def _publish(self, facts: RoundFacts) -> None:
+        folder = self._settings.releases / facts.round_id
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed worker left half built
+        manifest = self._build(facts)
+        cid = self._store.put({name: folder / name for name in (ADAPTER, MANIFEST, CARD, SAMPLES)})
+        self._store.verify(cid)
+        try:
+            self._ledger.publish(facts.round_id, str(cid), manifest)
+        except Conflict as change:
+            log.info("not published", round_id=facts.round_id, reason=change.message)
+            return
+        log.info("published", round_id=facts.round_id, cid=str(cid))
+
+    def _build(self, facts: RoundFacts) -> Manifest:
+        settings, ledger = self._settings, self._ledger
+        merged = candidate.read(settings.candidates, facts.candidate_sha256 or "")
+        live, reports = ledger.live_contributions(facts.round_id), ledger.scores(facts.round_id)
+        gain, scores = choose(reports, facts.plan.gains)
+        total = sum(one.weight for one in live)
+        draft = ReleaseDraft(
+            dao=settings.loaded_policy.dao,
+            round_id=facts.round_id,
+            kind=facts.kind.value,
+            epoch=facts.epoch,
+            parent=ledger.latest_cid(),
+            base=BaseReference(name=settings.base_name, hash=facts.base_hash),
+            policy_hash=facts.policy_hash,
+            snapshot=facts.snapshot,
+            plan=facts.plan,
+            contributions=tuple(_account(one, total, merged.norms[one.contribution_id]) for one in live),
+            exclusions=ledger.exclusions(facts.round_id),
+            removals=ledger.removals(),
+            gain=gain,
+            scores=scores,
+            scored_by=len(reports),
+        )
+        return build(draft, merged, settings.base, settings.releases / facts.round_id)
+
+    def _keep_running(self, facts: RoundFacts) -> None:
+        """A round that needs its nodes has a Flower run; one that ended early is started again."""
+        if self._run_checked.get(facts.round_id, 0.0) > time.monotonic():
+            return
+        control = self._runs()
+        if facts.run_id is None or control.runs().get(int(facts.run_id)) not in _UNDER_WAY:
+            run_id = control.start_run(facts.round_id)
+            self._ledger.set_run(facts.round_id, str(run_id))
+            log.info("run started", round_id=facts.round_id, run_id=run_id)
+        self._run_checked[facts.round_id] = time.monotonic() + RUN_CHECK_SECONDS
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The lock is the kernel's: it ends with the process, however that ends."""
+        file = self._settings.data / "worker.lock"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("w") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Conflict(f"Another worker has {self._settings.data}.", "Run one worker a data folder.") from error
+            yield
+
+
+def _account(one: LiveContribution, total: int, norm: float) -> MergedContribution:
+    """What the manifest says of a contribution."""
+    header = one.header
+    return MergedContribution(
+        contribution_id=one.contribution_id,
+        round_id=header.round_id,
+        member=one.grant.member,
+        grant=one.grant,
+        grant_signature=one.grant_signature,
+        node_key=header.node_key,
+        signature=one.signature,
+        weight=one.weight,
+        share=one.weight / total,
+        rank=max(factors.rank for factors in load_adapter(one.adapter.read_bytes()).values()),
+        norm=norm,
+        header_hash=header.digest(),
+        adapter_sha256=header.adapter_sha256,
+        statistics_sha256=header.statistics_sha256,
+        tokens=header.tokens,
+        licences=tuple(sorted({verdict.licence or "the DAO's own word" for verdict in one.verdicts})),
+    )

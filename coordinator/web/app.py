@@ -1,0 +1,74 @@
+"""The Flask app: an app factory, a blueprint per concern, one way to tell errors."""
+
+import structlog
+from flask import Flask, Response, jsonify
+from werkzeug.exceptions import HTTPException
+
+from coordinator.config import CoordinatorSettings
+from coordinator.web.api import api
+from coordinator.web.gateway import gateway
+from coordinator.web.pages import pages
+from coordinator.web.service import RegisterNode, Service
+from protocol.errors import CoterieError
+
+MAX_BODY = 1 << 20
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+log = structlog.get_logger(__name__)
+
+
+def create_app(settings: CoordinatorSettings, register_node: RegisterNode | None = None) -> Flask:
+    """The coordinator's web side.
+
+    Raises:
+        BadInput: the policy or the base that the settings name cannot be read.
+    """
+    app = Flask("coordinator.web")
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.extensions["coterie"] = Service(settings, register_node)
+    for blueprint in (api, gateway, pages):
+        app.register_blueprint(blueprint)
+    app.add_url_rule("/healthz", "healthz", lambda: jsonify(status="ok"))
+    app.register_error_handler(CoterieError, _problem)
+    app.register_error_handler(HTTPException, _http_problem)
+    app.register_error_handler(Exception, _unforeseen)
+    app.after_request(_secure)
+    return app
+
+
+def _problem(error: CoterieError) -> Response:
+    return _answer(error.status, error.code, error.message, error.hint)
+
+
+def _http_problem(error: HTTPException) -> Response:
+    status = error.code or 500
+    return _answer(status, (error.name or "error").lower().replace(" ", "-"), error.description or error.name, "")
+
+
+def _unforeseen(error: Exception) -> Response:
+    log.exception("unforeseen", exc_info=error)
+    return _answer(500, "internal-error", "The coordinator failed; its log says why.", "Tell its operator.")
+
+
+def _answer(status: int, code: str, message: str, hint: str) -> Response:
+    response = jsonify(
+        type=f"urn:coterie:error:{code}",
+        title=code.replace("-", " "),
+        status=status,
+        detail=message,
+        code=code,
+        hint=hint,
+    )
+    response.status_code = status
+    response.content_type = "application/problem+json"
+    return response
+
+
+def _secure(response: Response) -> Response:
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response

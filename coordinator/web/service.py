@@ -1,0 +1,66 @@
+"""What the views stand on: one object with the settings, the policy, the database, the chain and the store."""
+
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import cast
+
+from flask import current_app
+
+from contracts_abi.rpc import Rpc
+from coordinator.config import CoordinatorSettings
+from coordinator.database import Database
+from coordinator.releases.store import CarStore
+from coordinator.rounds.ledger import Ledger
+from coordinator.wiring import SuperLinkAddress, ledger_of, superlink_address, superlink_control
+from protocol.policy import Policy
+
+RegisterNode = Callable[[bytes], int]
+"""Takes a node's public key (SubjectPublicKeyInfo PEM), answers the SuperLink's node id."""
+
+
+class Service:
+    """Everything that outlives a request. Safe to share between threads."""
+
+    def __init__(
+        self,
+        settings: CoordinatorSettings,
+        register_node: RegisterNode | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``register_node`` lets a node key in at the SuperLink; by default the one that ``up`` started."""
+        self.settings = settings
+        self.clock = clock
+        self.policy: Policy = settings.loaded_policy
+        self.base_hash = settings.base_hash
+        self.database = Database(settings.database)
+        self.register_node: RegisterNode = register_node or self._register_at_superlink
+
+    @property
+    def rpc(self) -> Rpc:
+        """A connection of its own for every use, because sessions of ``requests`` are not shared between threads."""
+        return Rpc(self.settings.rpc_url)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return ledger_of(self.settings, self.database, self.clock)
+
+    @cached_property
+    def store(self) -> CarStore:
+        return CarStore(self.settings.store)
+
+    def now(self) -> int:
+        """Unix seconds."""
+        return int(self.clock())
+
+    def superlink(self) -> SuperLinkAddress:
+        """Raises Unreachable when no SuperLink was started."""
+        return superlink_address(self.settings.superlink_file)
+
+    def _register_at_superlink(self, public_key: bytes) -> int:
+        return superlink_control(self.settings).register_node(public_key)
+
+
+def service() -> Service:
+    """The service of the app that handles this request."""
+    return cast(Service, current_app.extensions["coterie"])

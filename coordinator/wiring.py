@@ -1,0 +1,68 @@
+"""From settings to working parts, for every process of the coordinator: web, worker, and a run's relay."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coordinator.config import CoordinatorSettings
+from coordinator.database import Database
+from coordinator.flower.exchange import Exchange
+from coordinator.rounds.checks import adapted_layers
+from coordinator.rounds.exchange import RoundExchange
+from coordinator.rounds.ledger import Ledger
+from protocol.errors import Unreachable
+
+if TYPE_CHECKING:
+    from coordinator.flower.link import SuperLinkControl
+
+CONFIG_VARIABLE = "COTERIE_COORDINATOR_CONFIG"
+"""Where child processes find the settings file."""
+EXCHANGE = "coordinator.wiring:exchange_for"
+"""What a run's relay calls, by name, with the round's id."""
+
+
+@dataclass(frozen=True)
+class SuperLinkAddress:
+    """How to reach the SuperLink: host:port, and the PEM certificate that it is known by."""
+
+    address: str
+    root_certificate: str
+
+
+def exchange_for(round_id: str) -> Exchange:
+    """The exchange of one round, in the process of its run."""
+    settings = CoordinatorSettings.load(Path(os.environ[CONFIG_VARIABLE]))
+    ledger = ledger_of(settings, Database(settings.database))
+    return RoundExchange(ledger, round_id, adapted_layers(settings.base), settings.candidates)
+
+
+def ledger_of(settings: CoordinatorSettings, database: Database, clock: Callable[[], float] = time.time) -> Ledger:
+    """The rounds of the coordinator that these settings describe."""
+    return Ledger(database, settings.loaded_policy, settings.contributions, settings.scoring_timeout_seconds, clock)
+
+
+def superlink_control(settings: CoordinatorSettings) -> "SuperLinkControl":
+    """The SuperLink that ``up`` started. Raises Unreachable when there is none."""
+    from coordinator.flower.link import SuperLinkControl  # flwr takes a second to import: only where it is used
+
+    link = superlink_address(settings.superlink_file)
+    return SuperLinkControl(link.address, link.root_certificate.encode())
+
+
+def tell_superlink(file: Path, link: SuperLinkAddress) -> None:
+    """Write down, at once or not at all, how to reach the SuperLink."""
+    aside = file.with_suffix(".part")
+    aside.write_text(json.dumps(asdict(link)))
+    aside.replace(file)
+
+
+def superlink_address(file: Path) -> SuperLinkAddress:
+    """Raises Unreachable when nobody wrote it down."""
+    try:
+        return SuperLinkAddress(**json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise Unreachable("The coordinator's SuperLink is not running.", "Start it: coterie-coordinator up.") from error

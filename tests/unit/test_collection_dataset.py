@@ -1,0 +1,77 @@
+"""From tokens to a dataset: the held-out share, skipped tokens, and the lock file."""
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bases.nouns_art import svg
+from client.collection.dataset import LOCK, DatasetLock, Source, build_dataset, held_out_of, load_held_out
+from contracts_abi.model import Token
+from protocol.canonical import sha256
+from protocol.errors import BadInput, NotAllowed
+
+CONTRACT = "0x" + "11" * 20
+
+
+def token(number: int) -> Token:
+    return Token(chain_id=31337, contract=CONTRACT, token_id=number)
+
+
+def noun(number: int) -> Source:
+    picture = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    image = "data:image/svg+xml;base64," + base64.b64encode(svg(picture).encode()).decode()
+    document = {"image": image, "attributes": [{"trait_type": "head", "value": f"head {number}"}]}
+    uri = "data:application/json;base64," + base64.b64encode(json.dumps(document).encode()).decode()
+    return Source(token(number), uri, "collection")
+
+
+def no_files(path: str, max_bytes: int) -> bytes:
+    raise BadInput("No gateway is here.")
+
+
+def test_a_fifth_is_held_out_and_always_the_same() -> None:
+    tokens = [token(n) for n in range(20)]
+    assert len(held_out_of(tokens)) == 4
+    assert held_out_of(tokens) == held_out_of(reversed(tokens))
+
+
+@pytest.mark.parametrize(("count", "kept"), [(1, 0), (3, 0), (4, 1), (5, 1), (16, 3)])
+def test_few_tokens_hold_out_one_and_very_few_none(count: int, kept: int) -> None:
+    assert len(held_out_of(token(n) for n in range(count))) == kept
+
+
+def test_the_lock_names_every_token_by_hash_and_caption() -> None:
+    source = noun(0)
+    dataset = build_dataset([source], no_files, 32)
+    (locked,) = dataset.lock.tokens
+    image = json.loads(base64.b64decode(source.uri.partition(",")[2]))["image"]
+    assert locked.use.media_sha256 == sha256(base64.b64decode(image.partition(",")[2]))
+    assert (locked.use.token, locked.use.caption, locked.rule) == (token(0), "head 0 head", "collection")
+    assert dataset.examples[0].caption == "head 0 head"
+
+
+def test_a_bad_token_is_skipped_with_its_reason_and_the_rest_go_on() -> None:
+    bad = Source(token(9), "https://nouns.example/9", "collection")
+    seen: list[tuple[int, int]] = []
+    dataset = build_dataset([noun(0), bad, noun(1)], no_files, 32, lambda done, of: seen.append((done, of)))
+    assert [use.token for use in dataset.uses] == [token(0), token(1)]
+    assert [(s.token, "web server" in s.reason) for s in dataset.lock.skipped] == [(token(9), True)]
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_without_a_single_usable_token_there_is_no_dataset() -> None:
+    with pytest.raises(NotAllowed, match="None of the 1 tokens"):
+        build_dataset([Source(token(9), "ipfs://bafy/9", "collection")], no_files, 32)
+
+
+def test_held_out_pictures_are_found_again_from_the_folder(tmp_path: Path) -> None:
+    dataset = build_dataset([noun(n) for n in range(10)], no_files, 32)
+    dataset.save(tmp_path)
+    assert len(dataset.examples) == 8
+    again = load_held_out(tmp_path)
+    assert [example.caption for example in again] == [example.caption for example in dataset.held_out]
+    assert all(np.array_equal(a.picture, b.picture) for a, b in zip(again, dataset.held_out, strict=True))
+    assert DatasetLock.model_validate_json((tmp_path / LOCK).read_bytes()) == dataset.lock

@@ -1,0 +1,55 @@
+"""What a sale does to a contribution: pure questions to ``lapsed``."""
+
+from contracts_abi.model import Snapshot, Token
+from coordinator.watching.lapses import Watched, lapsed
+from protocol.policy import OnTransfer, Verdict
+
+ALICE, BOB = "0x" + "11" * 20, "0x" + "22" * 20
+HELD = Token(chain_id=1, contract="0x" + "33" * 20, token_id=7)
+FREE = Token(chain_id=1, contract="0x" + "44" * 20, token_id=8)
+NOW = Snapshot(chain_id=1, number=100, hash="0x" + "0" * 64, timestamp=1)
+
+
+def verdict(token: Token, on_transfer: OnTransfer, licence: str) -> Verdict:
+    return Verdict(
+        token=token,
+        collection="Commercial Nouns",
+        allow=True,
+        rule="on-chain licence",
+        licence=licence,
+        reason="",
+        on_transfer=on_transfer,
+    )
+
+
+CONTRIBUTION = Watched(
+    contribution_id="c1",
+    member=ALICE,
+    since=50,
+    verdicts=(verdict(HELD, OnTransfer.EXCLUDE, "CBE-COMMERCIAL"), verdict(FREE, OnTransfer.KEEP, "CC0")),
+)
+
+
+def test_a_contribution_whose_tokens_stay_is_live() -> None:
+    assert lapsed([CONTRIBUTION], {HELD: ALICE}, NOW) == []
+
+
+def test_a_token_that_moved_ends_the_contribution_and_the_reason_tells_all() -> None:
+    [lapse] = lapsed([CONTRIBUTION], {HELD: BOB}, NOW)
+    assert (lapse.contribution_id, lapse.token) == ("c1", HELD)
+    for word in ("Token 7", "Commercial Nouns", ALICE, BOB, "block 100", "CBE-COMMERCIAL"):
+        assert word in lapse.reason
+
+
+def test_a_burned_token_ends_the_contribution() -> None:
+    [lapse] = lapsed([CONTRIBUTION], {HELD: None}, NOW)
+    assert "burned" in lapse.reason
+
+
+def test_a_token_whose_licence_stays_after_a_sale_is_not_asked_for() -> None:
+    assert [v.token for v in CONTRIBUTION.bound] == [HELD]
+
+
+def test_a_chain_node_that_lags_behind_the_round_ends_nothing() -> None:
+    late = Snapshot(chain_id=1, number=49, hash="0x" + "0" * 64, timestamp=1)
+    assert lapsed([CONTRIBUTION], {HELD: BOB}, late) == []
