@@ -27,7 +27,7 @@ from contracts_abi.rpc import Rpc
 from protocol import node_key
 from protocol.base import base_hash
 from protocol.canonical import sha256
-from protocol.errors import BadInput, ContentMismatch, CoterieError, NotAllowed
+from protocol.errors import BadInput, CoterieError, NotAllowed
 from protocol.manifest import Manifest
 
 MAX_RELEASE_BYTES = 8 << 30
@@ -251,7 +251,7 @@ class _Bars:
 
 
 def _read_manifest(folder: Path) -> Manifest:
-    """The release's manifest; ContentMismatch when a file is not the one it names."""
+    """The release's manifest, its files and signatures checked."""
     path = folder / "manifest.json"
     if not path.is_file():
         raise BadInput(f"{folder} holds no manifest.json, so it is no release of Coterie.", "Check the CID.")
@@ -259,11 +259,8 @@ def _read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValueError as error:
         raise BadInput("The release's manifest cannot be read.", "Its version and yours may differ.") from error
-    for name, expected in manifest.files.items():
-        file = (folder / name).resolve()
-        inside = file.is_relative_to(folder.resolve()) and file.is_file()
-        if not inside or sha256(file.read_bytes()) != expected:
-            raise ContentMismatch(f"{name} is not the file that the manifest names.", "Don't use this release.")
+    others = [file for file in folder.rglob("*") if file.is_file() and file != path]
+    manifest.check({file.relative_to(folder).as_posix(): sha256(file.read_bytes()) for file in others})
     return manifest
 
 

@@ -27,6 +27,11 @@ _A, _B = ".lora_A.weight", ".lora_B.weight"
 _FACTOR, _DIAGONAL = ".factor", ".diagonal"
 _HEADER_LIMIT = 4 << 20
 _DTYPES = (np.dtype(np.float16), np.dtype(np.float32))
+ADAPTED = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
+"""Ends of the names of adapted layers: attention, feed-forward, and the projections around them.
+
+Which layers are adapted matters more than rank.
+"""
 TEXT_INPUT = "text"
 """The group of all layers that read the text encoder's output: one input for the whole UNet."""
 

@@ -1,36 +1,53 @@
 """What a release says of itself: what went in, what did not and why, and how it was merged."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from contracts_abi.model import Address, Snapshot, Token
 from protocol.canonical import Document
-from protocol.contribution import TokenUse
-from protocol.grant import Grant, Hash, RoundPlan
+from protocol.contribution import ContributionHeader, TokenUse
+from protocol.errors import ContentMismatch, ContributionRefused
+from protocol.grant import Grant, Hash, RoundPlan, require_signer
+from protocol.node_key import verify
 from protocol.policy import Verdict
 
 
 class MergedContribution(Document):
-    """One live contribution: whose, on what, with which weight."""
+    """One live contribution: whose, on what, with which weight, and both signatures that stand behind it."""
 
     contribution_id: str
-    round_id: str
     member: Address
     grant: Grant
     grant_signature: str
-    node_key: str
+    header: ContributionHeader
     signature: str
     weight: Annotated[int, Field(ge=1)]
     share: float
     rank: int
     norm: float
     """‖Δ‖, Frobenius over all layers."""
-    header_hash: Hash
-    adapter_sha256: Hash
-    statistics_sha256: Hash
-    tokens: tuple[TokenUse, ...]
     licences: tuple[str, ...]
+
+    @property
+    def tokens(self) -> tuple[TokenUse, ...]:
+        return self.header.tokens
+
+    def check(self) -> None:
+        """The wallet signed this grant, its node key signed this header, and the header keeps to the grant.
+
+        Raises:
+            NotAllowed: the grant's signature is not the member's.
+            ContributionRefused: the header is not the grant's, or its signature is wrong.
+        """
+        require_signer(self.grant, self.grant_signature, self.member)
+        verify(self.header.node_key, self.header.canonical(), self.signature)
+        same_key = self.header.node_key == self.grant.node_key and self.header.grant_id == self.grant.grant_id
+        if not same_key or not {use.token for use in self.tokens} <= set(self.grant.tokens):
+            raise ContributionRefused(f"Contribution {self.contribution_id} goes beyond its grant.")
+        if self.contribution_id != self.header.digest()[:16]:
+            raise ContributionRefused(f"Contribution {self.contribution_id} is called by another's name.")
 
 
 class Removal(Document):
@@ -46,7 +63,7 @@ class Removal(Document):
 class GainScore(Document):
     gain: float
     loss: float
-    """The members' weighted median of held-out losses."""
+    """The members' median of held-out losses."""
 
 
 class Merge(Document):
@@ -91,3 +108,16 @@ class Manifest(Document):
     duties: tuple[str, ...]
     files: dict[str, Hash]
     """Every other file of the release, by SHA-256."""
+
+    def check(self, hashes: Mapping[str, str]) -> None:
+        """The files beside the manifest (``hashes``: SHA-256 by name) are those it names, and all signatures hold.
+
+        Raises:
+            ContentMismatch: a file is missing, of another content, or not named.
+            NotAllowed, ContributionRefused: as ``MergedContribution.check``.
+        """
+        differing = sorted(name for name, _ in set(hashes.items()) ^ set(self.files.items()))
+        if differing:
+            raise ContentMismatch(f"{differing[0]} is not what the manifest says.", "Do not use this release.")
+        for contribution in self.contributions:
+            contribution.check()

@@ -1,9 +1,9 @@
 """Train the embedded base: a small text-to-image latent diffusion pipeline on Nouns, from scratch.
 
-Three stages, each writes its part of a diffusers folder: a byte-level BPE tokenizer, an AutoencoderKL
-(its encoder an exact patch transform, its decoder trained), then UNet and text encoder together (v-prediction, zero terminal SNR; Salimans & Ho 2022, Lin et al.
-2024). The 48 held-out heads are seen by none of them. Stages are given minutes, not steps, so that the
-same command makes the best of whatever machine it runs on.
+Three stages, each writes its part of a diffusers folder: a byte-level BPE tokenizer, an AutoencoderKL (its
+encoder an exact patch transform, its decoder trained), then UNet and text encoder together (v-prediction,
+zero terminal SNR; Salimans & Ho 2022, Lin et al. 2024). The 48 held-out heads are seen by none of them.
+Stages are given minutes, not steps, so that the same command makes the best of whatever machine it runs on.
 
     python -m bases.training.nouns32 --art image-data.json --out bases/nouns32 --decoder-minutes 10 --minutes 40
 """

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from protocol.adapter import Factors
 from protocol.errors import BadInput
@@ -40,7 +40,7 @@ class Base:
     device: torch.device
 
     @property
-    def unet(self) -> nn.Module:
+    def unet(self) -> UNet2DConditionModel:
         return self.pipeline.unet
 
     @property

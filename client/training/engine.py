@@ -10,13 +10,11 @@ from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor
 
 from client.training.base import Base, Encoded, Example
-from protocol.adapter import Factors
+from protocol.adapter import ADAPTED, Factors
 from protocol.contribution import Training
 from protocol.errors import BadInput
 from protocol.grant import RoundPlan
 
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
-"""Attention, feed-forward and the projections around them: which layers are adapted matters more than rank."""
 EMPTY_CAPTION_SHARE = 0.1
 _NAME = "coterie"
 
@@ -53,7 +51,7 @@ def train(
     begin = time.monotonic()
     encoded = base.encode(examples)
     torch.manual_seed(plan.seed)  # peft draws A from the global generator
-    config = LoraConfig(r=plan.rank, lora_alpha=plan.rank, target_modules=list(TARGETS))
+    config = LoraConfig(r=plan.rank, lora_alpha=plan.rank, target_modules=list(ADAPTED))
     base.unet.add_adapter(config, adapter_name=_NAME)
     try:
         base.unet.train()

@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from client.training.base import Base
 from protocol.adapter import Factors, Sketch, input_group
 from protocol.contribution import StatisticsRecipe
+from protocol.errors import BadInput
 
 
 def draw(
@@ -78,7 +80,8 @@ class _Moments:
         modules = dict(unet.named_modules())
         readers = {input_group(layer): modules[layer] for layer in layers}
         # All text inputs are one: listening at one layer is listening at all of them.
-        self._readers, self._handles = readers, []
+        self._readers = readers
+        self._handles: list[RemovableHandle] = []
         self.sums: dict[str, Tensor] = {}
 
     def __enter__(self) -> None:
@@ -102,5 +105,7 @@ def _rows(module: nn.Module, x: Tensor) -> Tensor:
     """A layer's input as rows: (positions, d_in), convolutions unfolded."""
     if not isinstance(module, nn.Conv2d):
         return x.reshape(-1, x.shape[-1])
+    if isinstance(module.padding, str):
+        raise BadInput(f"A convolution padded by {module.padding!r} cannot be measured.", "Use another base.")
     patches = nn.functional.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)
     return patches.transpose(1, 2).reshape(-1, patches.shape[1])

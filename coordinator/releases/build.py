@@ -86,10 +86,12 @@ def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Mani
         ),
         licence=licence,
         duties=duties,
-        files={name: sha256((folder / name).read_bytes()) for name in (ADAPTER, SAMPLES)},
+        files={},
     )
-    (folder / MANIFEST).write_bytes(manifest.canonical())
     (folder / CARD).write_text(card(manifest, _prompts(draft)), encoding="utf-8")
+    hashes = {name: sha256((folder / name).read_bytes()) for name in (ADAPTER, CARD, SAMPLES)}
+    manifest = manifest.model_copy(update={"files": hashes})
+    (folder / MANIFEST).write_bytes(manifest.canonical())
     return manifest
 
 

@@ -10,13 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from contracts_abi.model import Token
-from protocol.adapter import Adapter, Factors, Statistics, input_group, load_adapter, load_statistics
+from protocol.adapter import ADAPTED, Adapter, Factors, Statistics, input_group, load_adapter, load_statistics
 from protocol.contribution import Contribution, ContributionHeader
 from protocol.errors import BadInput, ContributionRefused
 from protocol.grant import RoundPlan
-
-ADAPTED = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
-"""The UNet's modules that are adapted, by the end of their names: attention, feed-forward, projections."""
 
 
 @dataclass(frozen=True)

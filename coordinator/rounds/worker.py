@@ -178,22 +178,16 @@ class Worker:
 
 def _account(one: LiveContribution, total: int, norm: float) -> MergedContribution:
     """What the manifest says of a contribution."""
-    header = one.header
     return MergedContribution(
         contribution_id=one.contribution_id,
-        round_id=header.round_id,
         member=one.grant.member,
         grant=one.grant,
         grant_signature=one.grant_signature,
-        node_key=header.node_key,
+        header=one.header,
         signature=one.signature,
         weight=one.weight,
         share=one.weight / total,
         rank=max(factors.rank for factors in load_adapter(one.adapter.read_bytes()).values()),
         norm=norm,
-        header_hash=header.digest(),
-        adapter_sha256=header.adapter_sha256,
-        statistics_sha256=header.statistics_sha256,
-        tokens=header.tokens,
         licences=tuple(sorted({verdict.licence or "the DAO's own word" for verdict in one.verdicts})),
     )

@@ -215,20 +215,15 @@ class Dao:
         merged = tuple(
             MergedContribution(
                 contribution_id=one.contribution_id,
-                round_id=one.header.round_id,
                 member=one.grant.member,
                 grant=one.grant,
                 grant_signature=one.grant_signature,
-                node_key=one.header.node_key,
+                header=one.header,
                 signature=one.signature,
                 weight=one.weight,
                 share=one.weight / sum(each.weight for each in live),
                 rank=2,
                 norm=1.0,
-                header_hash=one.header.digest(),
-                adapter_sha256=one.header.adapter_sha256,
-                statistics_sha256=one.header.statistics_sha256,
-                tokens=one.header.tokens,
                 licences=tuple(sorted({v.licence for v in one.verdicts if v.licence})),
             )
             for one in live
