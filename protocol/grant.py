@@ -87,17 +87,15 @@ class RoundPlan(Document):
     """LoRA rank that members train at, and the most the coordinator takes."""
     steps: Annotated[int, Field(ge=1)] = 160
     batch: Annotated[int, Field(ge=1)] = 8
-    learning_rate: float = 2e-3
-    drift_penalty: float = 0.0
-    """ρ of ρ Σ tr(Δ G₀ Δᵀ), in the base's own input moments."""
+    learning_rate: float = 3e-3
     statistics_pictures: Annotated[int, Field(ge=1)] = 16
     """Pictures drawn by the member's own adapter, from whose activations the statistics come."""
-    statistics_rank: Annotated[int, Field(ge=1)] = 64
+    statistics_rank: Annotated[int, Field(ge=1)] = 128
     regularisation: float = 1e-4
     """λ, relative to the mean of the denominator's diagonal."""
-    tail: float = 0.02
+    tail: float = 0.002
     """τ: the share of the merged delta's energy, in the data's metric, that truncation may drop."""
-    release_rank: Annotated[int, Field(ge=1)] = 32
+    release_rank: Annotated[int, Field(ge=1)] = 64
     gains: tuple[float, ...] = (0.0, 0.7, 1.0, 1.15, 1.3)
     """Candidate gains; 0 is the base alone, so that a merge that helps nobody is seen as such."""
     quorum: Annotated[int, Field(ge=1)] = 2

@@ -33,6 +33,7 @@ MAX_TOKENS = 40
 LATENT_CHANNELS = 12
 EMPTY_CAPTION_SHARE = 0.1
 TRAIT_DROPOUT = 0.1
+UNSEEN_SPREAD = 3.0
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,24 @@ def train_diffusion(
         report.line("diffusion", clock, loss)
         if clock.minutes_passed(10) or clock.share == 1:
             with average.applied():
+                spread_unseen_tokens(text, tokenizer, art)
                 parts.save_diffusion(unet, text)
+
+
+@torch.no_grad()
+def spread_unseen_tokens(text: CLIPTextModel, tokenizer: CLIPTokenizer, art: NounsArt) -> None:
+    """Draw the embeddings of tokens that training never met anew, wide enough to tell them apart.
+
+    Known words are whole tokens; names of unseen heads come in pieces that no caption ever held, at the tiny
+    scale they were initialised with: to the text encoder they would all be one word. At three times the known
+    tokens' deviation, unseen names come out of the encoder as far apart as known ones.
+    """
+    seen = {i for table in _phrases(art, art.known_heads) for p in table for i in tokenizer(p + ",")["input_ids"]}
+    unseen = torch.tensor([i for i in range(len(tokenizer)) if i not in seen])
+    weight = text.get_input_embeddings().weight
+    deviation = UNSEEN_SPREAD * weight[sorted(seen)].std()
+    drawn = torch.randn((len(unseen), weight.shape[1]), generator=torch.Generator().manual_seed(0))
+    weight[unseen.to(weight.device)] = drawn.to(weight) * deviation
 
 
 def new_unet() -> UNet2DConditionModel:

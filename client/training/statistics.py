@@ -42,16 +42,26 @@ def draw(
 
 
 def draw_latents(
-    base: Base, text: Tensor, steps: int, generator: torch.Generator, progress: Callable[[int], None] = lambda s: None
+    base: Base,
+    text: Tensor,
+    steps: int,
+    generator: torch.Generator,
+    progress: Callable[[int], None] = lambda s: None,
+    guidance: float = 1.0,
 ) -> Tensor:
-    """Deterministic DDIM from the captions alone (no guidance): latents (n, c, h, w)."""
+    """Deterministic DDIM from the captions alone: latents (n, c, h, w). Guidance 1 is none (Ho & Salimans 2022)."""
+    empty = base.embed([""]).expand_as(text)
     scheduler = type(base.scheduler).from_config(base.scheduler.config)
     scheduler.set_timesteps(steps, device=base.device)
     config = base.unet.config
     shape = (len(text), config.in_channels, config.sample_size, config.sample_size)
     latents = torch.randn(shape, generator=generator, device=base.device) * scheduler.init_noise_sigma
     for done, step in enumerate(scheduler.timesteps, start=1):
-        guess = base.unet(scheduler.scale_model_input(latents, step), step, text).sample
+        noisy = scheduler.scale_model_input(latents, step)
+        guess = base.unet(noisy, step, text).sample
+        if guidance != 1.0:
+            unguided = base.unet(noisy, step, empty).sample
+            guess = unguided + guidance * (guess - unguided)
         latents = scheduler.step(guess, step, latents).prev_sample
         progress(done)
     return latents

@@ -13,6 +13,7 @@ from protocol.errors import BadInput, Unreachable
 
 SAMPLES = "samples.png"
 STEPS = 20
+GUIDANCE = 3.0
 CELL = 128
 TIMEOUT_S = 600
 
@@ -51,7 +52,7 @@ def _draw(base: Path, release: Path, prompts: list[str], seed: int) -> None:
     def row() -> Image.Image:
         generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
         pictures = pipeline(
-            prompts, num_inference_steps=STEPS, guidance_scale=1.0, generator=generators, output_type="np"
+            prompts, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators, output_type="np"
         ).images
         strip = Image.fromarray((np.concatenate(list(pictures), 1) * 255).round().astype(np.uint8))
         factor = max(1, CELL // strip.height)
