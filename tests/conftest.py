@@ -29,6 +29,9 @@ class Chain:
     bob: Deployer
     carol: Deployer
     nobody: Deployer
+    """Owns nothing, ever."""
+    buyer: Deployer
+    """Whoever tokens are sold to."""
     cc0: Contract
     personal: Contract
     commercial: Contract
@@ -58,7 +61,7 @@ def chain() -> Iterator[Chain]:
     """Tokens 0-2 are alice's, 3-5 bob's and 6-8 carol's in each collection; the on-chain ones have data: URIs."""
     base = "ipfs://bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi/"
     with Anvil() as anvil:
-        admin, alice, bob, carol, nobody = (Deployer(anvil.url, key) for key in ANVIL_KEYS[:5])
+        admin, alice, bob, carol, nobody, buyer = (Deployer(anvil.url, key) for key in ANVIL_KEYS[:6])
         there = Chain(
             anvil=anvil,
             rpc=Rpc(anvil.url),
@@ -67,6 +70,7 @@ def chain() -> Iterator[Chain]:
             bob=bob,
             carol=carol,
             nobody=nobody,
+            buyer=buyer,
             cc0=admin.deploy(onchain_nouns(), "Nouns on anvil", "NOUN", base),
             personal=admin.deploy(licensed_nouns(), "Personal Nouns", "PNOUN", base, CantBeEvil.PERSONAL),
             commercial=admin.deploy(licensed_nouns(), "Commercial Nouns", "CNOUN", base, CantBeEvil.COMMERCIAL),

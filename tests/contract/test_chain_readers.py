@@ -87,11 +87,11 @@ def test_each_token_has_its_owner_and_one_never_minted_has_none(chain: Chain) ->
 def test_the_answer_stays_that_of_the_snapshot_after_a_sale(chain: Chain) -> None:
     token = chain.mint_spare(chain.commercial, chain.alice)
     before = chain.snapshot()
-    chain.alice.transfer(chain.commercial, token.token_id, chain.nobody.address)
+    chain.alice.transfer(chain.commercial, token.token_id, chain.buyer.address)
     after = chain.snapshot()
 
     assert owners(chain.rpc, [token], before) == {token: chain.alice.address}
-    assert owners(chain.rpc, [token], after) == {token: chain.nobody.address}
+    assert owners(chain.rpc, [token], after) == {token: chain.buyer.address}
     assert token in tokens_of(chain.rpc, token.contract, chain.alice.address, before)
     assert token not in tokens_of(chain.rpc, token.contract, chain.alice.address, after)
 
@@ -99,7 +99,7 @@ def test_the_answer_stays_that_of_the_snapshot_after_a_sale(chain: Chain) -> Non
 def test_a_sale_that_is_not_finalized_yet_does_not_count(chain: Chain) -> None:
     token = chain.mint_spare(chain.commercial, chain.alice)
     chain.snapshot()
-    chain.alice.transfer(chain.commercial, token.token_id, chain.nobody.address)
+    chain.alice.transfer(chain.commercial, token.token_id, chain.buyer.address)
     assert owners(chain.rpc, [token], finalized_snapshot(chain.rpc)) == {token: chain.alice.address}
 
 
