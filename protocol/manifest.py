@@ -43,8 +43,9 @@ class MergedContribution(Document):
         """
         require_signer(self.grant, self.grant_signature, self.member)
         verify(self.header.node_key, self.header.canonical(), self.signature)
-        same_key = self.header.node_key == self.grant.node_key and self.header.grant_id == self.grant.grant_id
-        if not same_key or not {use.token for use in self.tokens} <= set(self.grant.tokens):
+        named = (self.member, self.header.node_key, self.header.grant_id)
+        granted = (self.grant.member, self.grant.node_key, self.grant.grant_id)
+        if named != granted or not {use.token for use in self.tokens} <= set(self.grant.tokens):
             raise ContributionRefused(f"Contribution {self.contribution_id} goes beyond its grant.")
         if self.contribution_id != self.header.digest()[:16]:
             raise ContributionRefused(f"Contribution {self.contribution_id} is called by another's name.")

@@ -1,0 +1,102 @@
+"""Whoever pulls a release can see that its papers were not changed, and that each contribution keeps to its grant."""
+
+from pathlib import Path
+
+import pytest
+from eth_account import Account
+
+from contracts_abi.model import Token
+from protocol import node_key
+from protocol.contribution import ContributionHeader, StatisticsRecipe, TokenUse, Training
+from protocol.errors import ContentMismatch, ContributionRefused, NotAllowed
+from protocol.grant import Grant, sign
+from protocol.manifest import Manifest, MergedContribution
+
+MEMBER, STRANGER = (Account.from_key("0x" + byte * 32) for byte in ("11", "22"))
+HASH = "0" * 64
+TOKEN, OTHER = (Token(chain_id=31337, contract="0x" + "ab" * 20, token_id=n) for n in (1, 2))
+
+
+@pytest.fixture
+def contribution(tmp_path: Path) -> MergedContribution:
+    return contribution_on(TOKEN, tmp_path)
+
+
+def contribution_on(token: Token, folder: Path) -> MergedContribution:
+    """The grant is for ``TOKEN``; the header says that ``token`` was trained on."""
+    key = folder / "node.pem"
+    node_key.create(key)
+    grant = Grant(
+        dao="d",
+        chain_id=31337,
+        member=MEMBER.address,
+        purpose="p",
+        tokens=(TOKEN,),
+        node_key=node_key.public_of(key),
+        policy_hash=HASH,
+        base_hash=HASH,
+        expires=2_000_000_000,
+    )
+    header = ContributionHeader(
+        round_id="r",
+        grant_id=grant.grant_id,
+        node_key=grant.node_key,
+        plan_hash=HASH,
+        policy_hash=HASH,
+        base_hash=HASH,
+        tokens=(TokenUse(token=token, media_sha256=HASH, caption="a noun", held_out=False),),
+        adapter_sha256=HASH,
+        statistics_sha256=HASH,
+        recipe=StatisticsRecipe(pictures=1, sampling_steps=1, noise_levels=1, seed=0, rank=1),
+        training=Training(steps=1, seconds=1, device="cpu", first_loss=1, last_loss=1),
+    )
+    return MergedContribution(
+        contribution_id=header.digest()[:16],
+        member=MEMBER.address,
+        grant=grant,
+        grant_signature=sign(grant, MEMBER.key.hex()),
+        header=header,
+        signature=node_key.sign(key, header.canonical()),
+        weight=1,
+        share=1.0,
+        rank=1,
+        norm=1.0,
+        licences=("CC0",),
+    )
+
+
+def test_a_contribution_as_it_was_granted_and_signed_holds(contribution: MergedContribution) -> None:
+    contribution.check()
+
+
+def test_a_contribution_on_a_token_that_was_not_granted_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ContributionRefused, match="beyond its grant"):
+        contribution_on(OTHER, tmp_path).check()
+
+
+def test_a_contribution_put_in_anothers_name_is_refused(contribution: MergedContribution) -> None:
+    with pytest.raises(NotAllowed):
+        contribution.model_copy(update={"member": STRANGER.address}).check()
+    stolen = {"member": STRANGER.address, "grant_signature": sign(contribution.grant, STRANGER.key.hex())}
+    with pytest.raises(ContributionRefused, match="beyond its grant"):
+        contribution.model_copy(update=stolen).check()
+    with pytest.raises(ContributionRefused, match="another's name"):
+        contribution.model_copy(update={"contribution_id": "0" * 16}).check()
+
+
+def test_a_header_changed_after_signing_is_refused(contribution: MergedContribution) -> None:
+    header = contribution.header.model_copy(update={"adapter_sha256": "1" * 64})
+    with pytest.raises(ContributionRefused, match="does not match"):
+        contribution.model_copy(update={"header": header}).check()
+
+
+@pytest.mark.parametrize(
+    "found",
+    [{}, {"samples.png": "1" * 64}, {"samples.png": HASH, "extra.py": HASH}],
+    ids=["missing", "changed", "not named"],
+)
+def test_a_file_that_is_not_the_one_the_manifest_names_is_found(found: dict[str, str]) -> None:
+    manifest = Manifest.model_construct(files={"samples.png": HASH}, contributions=())
+    manifest.check({"samples.png": HASH})
+    with pytest.raises(ContentMismatch, match="not what the manifest says"):
+        manifest.check(found)
