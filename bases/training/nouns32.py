@@ -201,20 +201,16 @@ def train_diffusion(
     report: "Report",
     parts: "BaseParts",
 ) -> None:
-    """UNet and text encoder together, AdamW, cosine in the last part, weights averaged; saved every ten minutes.
-
-    Goes on from the folder's weights, at half the rate, where there are any.
-    """
-    known = parts.diffusion() if parts.has_diffusion else None
-    unet, text = known or (new_unet(), new_text_encoder(tokenizer))
-    unet, text = unet.to(device), text.to(device)
+    """UNet and text encoder together, AdamW, cosine in the last part, weights averaged; saved every ten minutes."""
+    unet = new_unet().to(device)
+    text = new_text_encoder(tokenizer).to(device)
     both = nn.ModuleList([unet, text]).train()
     nouns, generator = Nouns.on(device, art, art.known_heads), torch.Generator(device).manual_seed(1)
     captions = Captions(art, tokenizer, device)
     alphas = new_scheduler().alphas_cumprod.to(device)
     optimizer = torch.optim.AdamW(both.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=1e-2)
     average = ExponentialAverage(both, 0.9995)
-    for clock in Clock(minutes, peak=5e-4 if known else 1e-3).steps(optimizer):
+    for clock in Clock(minutes, peak=1e-3).steps(optimizer):
         pictures, chosen = nouns.draw(batch, generator)
         latents, ids = transform(pictures), captions.tokens(chosen, generator)
         steps = torch.randint(len(alphas), (batch,), generator=generator, device=device)
@@ -418,16 +414,6 @@ class BaseParts:
 
     def save_vae(self, vae: AutoencoderKL) -> None:
         copy.deepcopy(vae).to("cpu").half().save_pretrained(self.folder / "vae")
-
-    @property
-    def has_diffusion(self) -> bool:
-        return (self.folder / "model_index.json").exists()
-
-    def diffusion(self) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-        """What an earlier run has saved, in fp32."""
-        unet = UNet2DConditionModel.from_pretrained(self.folder / "unet", dtype=torch.float32)
-        text = CLIPTextModel.from_pretrained(self.folder / "text_encoder", dtype=torch.float32)
-        return unet, text
 
     def save_diffusion(self, unet: UNet2DConditionModel, text: CLIPTextModel) -> None:
         copy.deepcopy(unet).to("cpu").half().save_pretrained(self.folder / "unet")
