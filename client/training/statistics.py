@@ -50,7 +50,7 @@ def draw_latents(
     guidance: float = 1.0,
 ) -> Tensor:
     """Deterministic DDIM from the captions alone: latents (n, c, h, w). Guidance 1 is none (Ho & Salimans 2022)."""
-    empty = base.embed([""]).expand_as(text)
+    empty = base.embed([""]).expand_as(text) if guidance != 1.0 else None
     scheduler = type(base.scheduler).from_config(base.scheduler.config)
     scheduler.set_timesteps(steps, device=base.device)
     config = base.unet.config
@@ -59,7 +59,7 @@ def draw_latents(
     for done, step in enumerate(scheduler.timesteps, start=1):
         noisy = scheduler.scale_model_input(latents, step)
         guess = base.unet(noisy, step, text).sample
-        if guidance != 1.0:
+        if empty is not None:
             unguided = base.unet(noisy, step, empty).sample
             guess = unguided + guidance * (guess - unguided)
         latents = scheduler.step(guess, step, latents).prev_sample
