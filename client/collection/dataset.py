@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from client.collection.captions import caption
+from client.collection.example import Example, Picture
 from client.collection.metadata import FetchFile, read_image, read_metadata
-from client.collection.picture import Picture, open_picture
-from client.training.base import Example
+from client.collection.picture import open_picture
 from contracts_abi.model import Token
 from protocol.canonical import Document, sha256
 from protocol.contribution import TokenUse

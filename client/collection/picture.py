@@ -6,13 +6,11 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import resvg_py
-from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
 
+from client.collection.example import Picture
 from client.collection.metadata import read_uri
 from protocol.errors import BadInput, CoterieError
-
-Picture = NDArray[np.uint8]
 
 MAX_SIDE = 4096
 """Pixels; a larger SVG is drawn smaller, a larger PNG is refused."""

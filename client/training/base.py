@@ -8,19 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from numpy.typing import NDArray
 from torch import Tensor
 
+from client.collection.example import Example
 from protocol.adapter import Factors
 from protocol.errors import BadInput
-
-
-@dataclass(frozen=True)
-class Example:
-    """One NFT as it is trained on: ``picture`` uint8 (height, width, 3), and its caption."""
-
-    picture: NDArray[np.uint8]
-    caption: str
 
 
 @dataclass(frozen=True)

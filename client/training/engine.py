@@ -9,7 +9,8 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor
 
-from client.training.base import Base, Encoded, Example
+from client.collection.example import Example
+from client.training.base import Base, Encoded
 from protocol.adapter import ADAPTED, Factors
 from protocol.contribution import Training
 from protocol.errors import BadInput

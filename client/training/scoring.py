@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from client.training.base import Base, Encoded, Example
+from client.collection.example import Example
+from client.training.base import Base, Encoded
 from client.training.statistics import even_steps
 from protocol.adapter import Factors
 from protocol.errors import BadInput

@@ -25,7 +25,8 @@ from protocol.adapter import load_adapter
 from protocol.errors import Unreachable
 
 if TYPE_CHECKING:  # both load torch, which only the measuring processes need
-    from client.training.base import Base, Example
+    from client.collection.example import Example
+    from client.training.base import Base
 
 Picture = NDArray[np.uint8]
 
@@ -148,7 +149,7 @@ def draw_sheet(captions: Sequence[str], rows: Mapping[str, NDArray[np.uint8]], p
 def _dataset(folder: Path) -> Iterator[tuple[Example, bool]]:
     """A member's pictures as its lock file lists them, and whether each was held out."""
     from client.collection.dataset import LOCK, PICTURES, DatasetLock
-    from client.training.base import Example
+    from client.collection.example import Example
 
     lock = DatasetLock.model_validate_json((folder / LOCK).read_bytes())
     for use in (locked.use for locked in lock.tokens):
@@ -182,7 +183,8 @@ def _run(parts: Sequence[dict[str, Any]]) -> Iterator[dict[str, dict[str, float]
 
 def _answer(order: Order) -> dict[str, dict[str, float]]:
     """In the measuring process: the losses of each model, and its pictures into ``out``."""
-    from client.training.base import Example, load_base
+    from client.collection.example import Example
+    from client.training.base import load_base
     from client.training.scoring import fixed_noise_loss
 
     base = load_base(Path(order.base))

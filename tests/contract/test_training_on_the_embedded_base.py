@@ -15,8 +15,9 @@ from protocol.grant import RoundPlan
 
 torch = pytest.importorskip("torch")
 
+from client.collection.example import Example  # noqa: E402
 from client.training import engine, statistics  # noqa: E402
-from client.training.base import Base, Example, load_base  # noqa: E402
+from client.training.base import Base, load_base  # noqa: E402
 from client.training.scoring import score  # noqa: E402
 from coordinator.aggregation.merge import MergeInput, merge, scaled_by  # noqa: E402
 
