@@ -10,8 +10,9 @@ from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor
 
 from client.collection.example import Example
-from client.training.base import Base, Encoded
-from protocol.adapter import ADAPTED, Factors
+from client.training.families import Base
+from client.training.families.family import Encoded
+from protocol.adapter import Factors
 from protocol.contribution import Training
 from protocol.errors import BadInput
 from protocol.grant import RoundPlan
@@ -52,15 +53,15 @@ def train(
     begin = time.monotonic()
     encoded = base.encode(examples)
     torch.manual_seed(plan.seed)  # peft draws A from the global generator
-    config = LoraConfig(r=plan.rank, lora_alpha=plan.rank, target_modules=list(ADAPTED))
-    base.unet.add_adapter(config, adapter_name=_NAME)
+    config = LoraConfig(r=plan.rank, lora_alpha=plan.rank, target_modules=list(base.adapted))
+    base.denoiser.add_adapter(config, adapter_name=_NAME)
     try:
-        base.unet.train()
+        base.denoiser.train()
         losses = _descend(base, encoded, plan, lambda s, loss: progress(_line(s, plan, loss, begin)))
         adapter = _factors(base)
     finally:
-        base.unet.unload_lora()
-        base.unet.eval().requires_grad_(False)
+        base.denoiser.unload_lora()
+        base.denoiser.eval().requires_grad_(False)
     window = max(1, len(losses) // 10)
     return Trained(
         adapter,
@@ -77,7 +78,7 @@ def train(
 def _descend(base: Base, encoded: Encoded, plan: RoundPlan, report: Callable[[int, float], None]) -> list[float]:
     """AdamW with a cosine to zero; returns the loss of every step."""
     generator = torch.Generator(base.device).manual_seed(plan.seed)
-    weights = [p for p in base.unet.parameters() if p.requires_grad]
+    weights = [p for p in base.denoiser.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=plan.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, plan.steps)
     order, losses = _Order(len(encoded.latents), plan.batch, generator), []
@@ -97,11 +98,11 @@ def _loss(base: Base, encoded: Encoded, rows: Tensor, generator: torch.Generator
     device, count = base.device, len(rows)
     latents = encoded.latents[rows]
     noise = torch.randn(latents.shape, generator=generator, device=device)
-    steps = torch.randint(len(base.alphas), (count,), generator=generator, device=device)
-    dropped = torch.rand(count, 1, 1, generator=generator, device=device) < EMPTY_CAPTION_SHARE
-    text = torch.where(dropped, encoded.empty, encoded.text[rows])
+    steps = torch.randint(base.levels, (count,), generator=generator, device=device)
+    dropped = torch.rand(count, generator=generator, device=device) < EMPTY_CAPTION_SHARE
+    text = encoded.text.rows(rows).where(dropped, encoded.empty)
     noisy, target = base.noised(latents, noise, steps)
-    return (base.unet(noisy, steps, text).sample - target).square().mean()
+    return (base.predict(noisy, steps, text) - target).square().mean()
 
 
 class _Order:
@@ -121,7 +122,7 @@ class _Order:
 
 def _factors(base: Base) -> dict[str, Factors]:
     """peft's state as plain pairs: alpha equals rank, so the scale is one and nothing needs folding."""
-    state = get_peft_model_state_dict(base.unet, adapter_name=_NAME)
+    state = get_peft_model_state_dict(base.denoiser, adapter_name=_NAME)
     layers = sorted(key.removesuffix(".lora_A.weight") for key in state if key.endswith(".lora_A.weight"))
     return {layer: _pair(state[f"{layer}.lora_A.weight"], state[f"{layer}.lora_B.weight"]) for layer in layers}
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from client.collection.example import Example
-from client.training.base import Base, Encoded
+from client.training.families import Base
+from client.training.families.family import Encoded
 from client.training.statistics import even_steps
 from protocol.adapter import Factors
 from protocol.errors import BadInput
@@ -41,6 +42,6 @@ def fixed_noise_loss(base: Base, encoded: Encoded, seed: int, batch: int = 32) -
         for rows in torch.arange(len(noise), device=base.device).split(batch):
             steps = torch.full((len(rows),), step, device=base.device)
             noisy, target = base.noised(encoded.latents[rows], noise[rows], steps)
-            guess = base.unet(noisy, steps, encoded.text[rows]).sample
+            guess = base.predict(noisy, steps, encoded.text.rows(rows))
             total += float((guess - target).square().mean(dim=(1, 2, 3)).sum())
     return total / (len(encoded.latents) * NOISE_LEVELS)

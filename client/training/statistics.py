@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from client.training.base import Base
+from client.training.families import Base
 from protocol.adapter import Factors, Sketch, input_group
 from protocol.contribution import StatisticsRecipe
 from protocol.errors import BadInput
@@ -30,47 +30,20 @@ def draw(
     text = base.embed([captions[i % len(captions)] for i in range(recipe.pictures)])
     total = recipe.sampling_steps + recipe.noise_levels
     with base.under(adapter), torch.no_grad():
-        latents = draw_latents(base, text, recipe.sampling_steps, generator, lambda s: progress(s, total))
-        moments = _Moments(base.unet, adapter)
+        latents = base.draw_latents(text, recipe.sampling_steps, generator, lambda s: progress(s, total))
+        moments = _Moments(base.denoiser, adapter)
         with moments:
             for level, step in enumerate(even_steps(base, recipe.noise_levels), start=1):
                 steps = torch.full((len(latents),), step, device=base.device)
                 noise = torch.randn(latents.shape, generator=generator, device=base.device)
-                base.unet(base.noised(latents, noise, steps)[0], steps, text)
+                base.predict(base.noised(latents, noise, steps)[0], steps, text)
                 progress(recipe.sampling_steps + level, total)
     return {group: sketch(moment, recipe.rank) for group, moment in moments.sums.items()}
 
 
-def draw_latents(
-    base: Base,
-    text: Tensor,
-    steps: int,
-    generator: torch.Generator,
-    progress: Callable[[int], None] = lambda s: None,
-    guidance: float = 1.0,
-) -> Tensor:
-    """Deterministic DDIM from the captions alone: latents (n, c, h, w). Guidance 1 is none (Ho & Salimans 2022)."""
-    empty = base.embed([""]).expand_as(text) if guidance != 1.0 else None
-    scheduler = type(base.scheduler).from_config(base.scheduler.config)
-    scheduler.set_timesteps(steps, device=base.device)
-    config = base.unet.config
-    shape = (len(text), config.in_channels, config.sample_size, config.sample_size)
-    latents = torch.randn(shape, generator=generator, device=base.device) * scheduler.init_noise_sigma
-    for done, step in enumerate(scheduler.timesteps, start=1):
-        noisy = scheduler.scale_model_input(latents, step)
-        guess = base.unet(noisy, step, text).sample
-        if empty is not None:
-            unguided = base.unet(noisy, step, empty).sample
-            guess = unguided + guidance * (guess - unguided)
-        latents = scheduler.step(guess, step, latents).prev_sample
-        progress(done)
-    return latents
-
-
 def even_steps(base: Base, count: int) -> list[int]:
     """``count`` time steps in the middles of equal parts of the schedule."""
-    whole = len(base.alphas)
-    return [int((i + 0.5) * whole / count) for i in range(count)]
+    return [int((i + 0.5) * base.levels / count) for i in range(count)]
 
 
 def sketch(moment: Tensor, rank: int) -> Sketch:
@@ -86,8 +59,8 @@ def sketch(moment: Tensor, rank: int) -> Sketch:
 class _Moments:
     """Hooks that add up x xᵀ of each input group, over all rows and positions, in fp64."""
 
-    def __init__(self, unet: nn.Module, layers: Mapping[str, Factors]) -> None:
-        modules = dict(unet.named_modules())
+    def __init__(self, denoiser: nn.Module, layers: Mapping[str, Factors]) -> None:
+        modules = dict(denoiser.named_modules())
         readers = {input_group(layer): modules[layer] for layer in layers}
         # All text inputs are one: listening at one layer is listening at all of them.
         self._readers = readers

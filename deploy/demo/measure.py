@@ -219,17 +219,12 @@ def _draw(base: Base, captions: Sequence[str], steps: int) -> NDArray[np.uint8]:
     """uint8 (n, 32, 32, 3); the same seed for every model, so the same noise."""
     import torch
 
-    from client.training.statistics import draw_latents
-
     generator = torch.Generator(base.device).manual_seed(DRAW_SEED)
-    vae, pictures = base.pipeline.vae, []
+    pictures = []
     with torch.no_grad():
         for start in range(0, len(captions), BATCH):
-            latents = draw_latents(
-                base, base.embed(captions[start : start + BATCH]), steps, generator, guidance=GUIDANCE
-            )
-            pixels = vae.decode(latents / vae.config.scaling_factor).sample
-            pictures.append(((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+            text = base.embed(captions[start : start + BATCH])
+            pictures.append(base.pictures(base.draw_latents(text, steps, generator, guidance=GUIDANCE)))
     return np.concatenate(pictures)
 
 

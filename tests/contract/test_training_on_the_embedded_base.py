@@ -66,10 +66,10 @@ def test_the_same_seed_gives_the_same_adapter(base: Base, nouns: list[Example]) 
 
 
 def test_training_and_scoring_leave_the_base_as_it_was(base: Base, nouns: list[Example]) -> None:
-    before = {key: value.clone() for key, value in base.unet.state_dict().items()}
+    before = {key: value.clone() for key, value in base.denoiser.state_dict().items()}
     run = engine.train(base, nouns[:4], RoundPlan(steps=2), lambda progress: None)
     score(base, run.adapter, (1.0, 2.0), nouns[8:], seed=0)
-    after = base.unet.state_dict()
+    after = base.denoiser.state_dict()
     assert set(after) == set(before)
     assert all(torch.equal(after[key], before[key]) for key in before)
 
@@ -110,9 +110,9 @@ def test_a_published_adapter_loads_in_diffusers_with_no_key_left_over(
     pipeline = StableDiffusionPipeline.from_pretrained(EMBEDDED_BASE, local_files_only=True)
     pipeline.load_lora_weights(tmp_path, weight_name="pytorch_lora_weights.safetensors")
     x, text = torch.randn(1, 12, 16, 16), base.embed(["a caption"])
-    theirs = pipeline.unet(x, 500, text).sample
+    theirs = pipeline.unet(x, 500, text.tensors["text"]).sample
     with base.under(trained.adapter, 1.15), torch.no_grad():
-        ours = base.unet(x, 500, text).sample
+        ours = base.predict(x, torch.tensor([500]), text)
         assert len([k for k in pipeline.unet.state_dict() if ".lora_" in k]) == 2 * len(trained.adapter)
     assert torch.allclose(theirs, ours, atol=5e-3)
 
