@@ -88,6 +88,8 @@ class RoundPlan(Document):
     steps: Annotated[int, Field(ge=1)] = 160
     batch: Annotated[int, Field(ge=1)] = 8
     learning_rate: float = 3e-3
+    drift: Annotated[float, Field(ge=0)] = 5e-4
+    """ρ: what an adapter pays for moving the base's answers to the base's own inputs; 0 is no penalty."""
     statistics_pictures: Annotated[int, Field(ge=1)] = 16
     """Pictures drawn by the member's own adapter, from whose activations the statistics come."""
     statistics_rank: Annotated[int, Field(ge=1)] = 128

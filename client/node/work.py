@@ -23,7 +23,7 @@ from client.pull.fetch import fetch_file
 from client.training.base import load_base
 from client.training.engine import TrainingProgress, train
 from client.training.scoring import score
-from client.training.statistics import draw
+from client.training.statistics import draw, recipe_of
 from client.wallet.grant import StoredGrant, read_signals, stored_grants
 from contracts_abi.model import Token
 from contracts_abi.readers import token_uris
@@ -38,7 +38,6 @@ from protocol.contribution import (
     ScoreReport,
     ScoreTask,
     SignedScoreReport,
-    StatisticsRecipe,
     TrainTask,
 )
 from protocol.errors import BadInput, ContentMismatch, ContributionRefused, NotAllowed
@@ -46,8 +45,6 @@ from protocol.policy import judge
 
 ROUNDS = "rounds"
 FETCH_TIMEOUT_S = 60.0
-SAMPLING_STEPS = 20
-NOISE_LEVELS = 8
 
 _ADAPTER, _STATISTICS, _SIGNED_HEADER = "adapter.safetensors", "statistics.safetensors", "contribution.json"
 _ROUND_ID = re.compile(r"^[0-9A-Za-z_-]{1,64}$")
@@ -134,13 +131,7 @@ class MemberWork:
         progress = Progress(self.settings.home, task.round_id)
         trained = train(base, dataset.examples, task.plan, progress.training)
         adapter = dump_adapter(trained.adapter)
-        recipe = StatisticsRecipe(
-            pictures=task.plan.statistics_pictures,
-            sampling_steps=SAMPLING_STEPS,
-            noise_levels=NOISE_LEVELS,
-            seed=task.plan.seed,
-            rank=task.plan.statistics_rank,
-        )
+        recipe = recipe_of(task.plan)
         captions = tuple(example.caption for example in dataset.examples)
         # From the adapter as it is sent, rounded to fp16: that is what anyone can recompute the statistics from.
         sketches = draw(base, load_adapter(adapter), captions, recipe, progress.stage("statistics"))

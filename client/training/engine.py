@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor
 
 from client.collection.example import Example
+from client.training.drift import DriftPenalty, adapted_pairs, drift_penalty
 from client.training.families import Base
 from client.training.families.family import Encoded
 from protocol.adapter import Factors
@@ -52,12 +53,13 @@ def train(
         raise BadInput("There is no image to train on.", "Include at least one token.")
     begin = time.monotonic()
     encoded = base.encode(examples)
+    penalty = drift_penalty(base, [e.caption for e in examples], plan) if plan.drift else None
     torch.manual_seed(plan.seed)  # peft draws A from the global generator
     config = LoraConfig(r=plan.rank, lora_alpha=plan.rank, target_modules=list(base.adapted))
     base.denoiser.add_adapter(config, adapter_name=_NAME)
     try:
         base.denoiser.train()
-        losses = _descend(base, encoded, plan, lambda s, loss: progress(_line(s, plan, loss, begin)))
+        losses = _descend(base, encoded, plan, penalty, lambda s, loss: progress(_line(s, plan, loss, begin)))
         adapter = _factors(base)
     finally:
         base.denoiser.unload_lora()
@@ -75,17 +77,20 @@ def train(
     )
 
 
-def _descend(base: Base, encoded: Encoded, plan: RoundPlan, report: Callable[[int, float], None]) -> list[float]:
-    """AdamW with a cosine to zero; returns the loss of every step."""
+def _descend(
+    base: Base, encoded: Encoded, plan: RoundPlan, penalty: DriftPenalty | None, report: Callable[[int, float], None]
+) -> list[float]:
+    """AdamW with a cosine to zero; returns the denoising loss of every step."""
     generator = torch.Generator(base.device).manual_seed(plan.seed)
     weights = [p for p in base.denoiser.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=plan.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, plan.steps)
     order, losses = _Order(len(encoded.latents), plan.batch, generator), []
+    pairs = adapted_pairs(base.denoiser, _NAME)
     for step in range(1, plan.steps + 1):
         loss = _loss(base, encoded, next(order), generator)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss + penalty(pairs) if penalty else loss).backward()
         optimizer.step()
         schedule.step()
         losses.append(float(loss.detach()))

@@ -6,6 +6,7 @@ every adapted layer's input.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,6 +17,32 @@ from client.training.families import Base
 from protocol.adapter import Factors, Sketch, input_group
 from protocol.contribution import StatisticsRecipe
 from protocol.errors import BadInput
+from protocol.grant import RoundPlan
+
+SAMPLING_STEPS = 20
+NOISE_LEVELS = 8
+
+
+def recipe_of(plan: RoundPlan) -> StatisticsRecipe:
+    """How a round's statistics are drawn."""
+    return StatisticsRecipe(
+        pictures=plan.statistics_pictures,
+        sampling_steps=SAMPLING_STEPS,
+        noise_levels=NOISE_LEVELS,
+        seed=plan.seed,
+        rank=plan.statistics_rank,
+    )
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Σ x xᵀ (n, n) in fp64 over ``rows`` inputs x."""
+
+    sum: Tensor
+    rows: int
+
+    def __add__(self, other: "Moment") -> "Moment":
+        return Moment(self.sum + other.sum, self.rows + other.rows)
 
 
 def draw(
@@ -26,19 +53,32 @@ def draw(
     progress: Callable[[int, int], None] = lambda step, steps: None,
 ) -> dict[str, Sketch]:
     """Sketches of unit trace by input group. ``progress`` gets (step, steps) of UNet passes."""
+    observed = observe(base, adapter, list(adapter), captions, recipe, progress)
+    return {group: sketch(moment.sum, recipe.rank) for group, moment in observed.items()}
+
+
+def observe(
+    base: Base,
+    adapter: Mapping[str, Factors],
+    layers: Sequence[str],
+    captions: Sequence[str],
+    recipe: StatisticsRecipe,
+    progress: Callable[[int, int], None] = lambda step, steps: None,
+) -> dict[str, Moment]:
+    """Second moments, by input group, of what ``layers`` read on pictures that base and adapter draw themselves."""
     generator = torch.Generator(base.device).manual_seed(recipe.seed)
     text = base.embed([captions[i % len(captions)] for i in range(recipe.pictures)])
     total = recipe.sampling_steps + recipe.noise_levels
     with base.under(adapter), torch.no_grad():
         latents = base.draw_latents(text, recipe.sampling_steps, generator, lambda s: progress(s, total))
-        moments = _Moments(base.denoiser, adapter)
+        moments = _Moments(base.denoiser, layers)
         with moments:
             for level, step in enumerate(even_steps(base, recipe.noise_levels), start=1):
                 steps = torch.full((len(latents),), step, device=base.device)
                 noise = torch.randn(latents.shape, generator=generator, device=base.device)
                 base.predict(base.noised(latents, noise, steps)[0], steps, text)
                 progress(recipe.sampling_steps + level, total)
-    return {group: sketch(moment, recipe.rank) for group, moment in moments.sums.items()}
+    return moments.seen
 
 
 def even_steps(base: Base, count: int) -> list[int]:
@@ -59,13 +99,13 @@ def sketch(moment: Tensor, rank: int) -> Sketch:
 class _Moments:
     """Hooks that add up x xᵀ of each input group, over all rows and positions, in fp64."""
 
-    def __init__(self, denoiser: nn.Module, layers: Mapping[str, Factors]) -> None:
+    def __init__(self, denoiser: nn.Module, layers: Sequence[str]) -> None:
         modules = dict(denoiser.named_modules())
         readers = {input_group(layer): modules[layer] for layer in layers}
         # All text inputs are one: listening at one layer is listening at all of them.
         self._readers = readers
         self._handles: list[RemovableHandle] = []
-        self.sums: dict[str, Tensor] = {}
+        self.seen: dict[str, Moment] = {}
 
     def __enter__(self) -> None:
         for group, module in self._readers.items():
@@ -78,8 +118,8 @@ class _Moments:
     def _hook(self, group: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             rows = _rows(module, inputs[0])
-            moment = (rows.T @ rows).double()
-            self.sums[group] = self.sums[group] + moment if group in self.sums else moment
+            moment = Moment((rows.T @ rows).double(), len(rows))
+            self.seen[group] = self.seen[group] + moment if group in self.seen else moment
 
         return add
 
