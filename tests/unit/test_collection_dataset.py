@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bases.nouns_art import svg
-from client.collection.dataset import LOCK, DatasetLock, Source, build_dataset, held_out_of, load_held_out
+from client.collection.choice_file import choice_from
+from client.collection.dataset import LOCK, PICTURES, DatasetLock, Source, build_dataset, held_out_of, load_held_out
 from contracts_abi.model import Token
 from protocol.canonical import sha256
 from protocol.errors import BadInput, NotAllowed
@@ -75,3 +76,62 @@ def test_held_out_pictures_are_found_again_from_the_folder(tmp_path: Path) -> No
     assert [example.caption for example in again] == [example.caption for example in dataset.held_out]
     assert all(np.array_equal(a.picture, b.picture) for a, b in zip(again, dataset.held_out, strict=True))
     assert DatasetLock.model_validate_json((tmp_path / LOCK).read_bytes()) == dataset.lock
+
+
+def test_one_single_picture_is_trained_on_and_none_is_held_out() -> None:
+    dataset = build_dataset([noun(0)], no_files, 32)
+    assert (len(dataset.examples), len(dataset.held_out)) == (1, 0)
+
+
+def test_no_tokens_at_all_is_told_with_what_to_do() -> None:
+    with pytest.raises(NotAllowed, match="None of the 0 tokens") as told:
+        build_dataset([], no_files, 32)
+    assert "join with other tokens" in told.value.hint
+
+
+def test_what_the_member_left_out_is_in_the_lock_with_the_reason() -> None:
+    choice = choice_from({"exclude": [f"{CONTRACT}:1"], "where": ["head!=head 2"]})
+    dataset = build_dataset([noun(n) for n in range(4)], no_files, 32, choice=choice)
+    assert [(s.token.token_id, s.reason) for s in dataset.lock.skipped] == [
+        (1, "you left out 0x1111…1111:1"),
+        (2, "you left out head head 2"),
+    ]
+
+
+def test_a_choice_that_leaves_nothing_is_told_by_its_first_reason() -> None:
+    with pytest.raises(NotAllowed, match="you left out 0x1111") as told:
+        build_dataset([noun(0)], no_files, 32, choice=choice_from({"exclude": [CONTRACT]}))
+    assert "choice.toml" in told.value.hint
+
+
+def test_rarity_counts_tokens_that_are_left_out_too() -> None:
+    uri = 'data:application/json,{"image":"data:,","attributes":[{"trait_type":"head","value":"head 0"}]}'
+    broken = [Source(token(n), uri, "collection") for n in (10, 11, 12)]
+    choice = choice_from({"weigh_by": ["rarity"]})
+    dataset = build_dataset([noun(0), noun(1), *broken], no_files, 32, choice=choice)
+    common, rare = dataset.lock.tokens
+    assert rare.weight > common.weight
+    assert [example.weight for example in dataset.examples] == [common.weight, rare.weight]
+
+
+def test_examples_say_which_words_may_be_left_out() -> None:
+    choice = choice_from({"captions": {"all": {"trigger": "zxc", "template": "{trigger}: {phrases}"}}})
+    (example,) = build_dataset([noun(7)], no_files, 32, choice=choice).examples
+    assert (example.caption, example.phrases, example.trigger) == ("zxc: head 7 head", ("head 7 head",), "zxc")
+
+
+@pytest.mark.parametrize("full", [LOCK, f"{PICTURES}/{CONTRACT}-0.png"])
+def test_a_full_disk_is_told_with_how_much_room_is_needed(tmp_path: Path, full: str) -> None:
+    (tmp_path / PICTURES).mkdir()
+    (tmp_path / full).symlink_to("/dev/full")
+    with pytest.raises(BadInput, match="The disk is full") as told:
+        build_dataset([noun(0)], no_files, 32).save(tmp_path)
+    assert "Free at least 1 MB" in told.value.hint
+
+
+def test_a_lock_of_the_first_version_is_still_read(tmp_path: Path) -> None:
+    dataset = build_dataset([noun(n) for n in range(5)], no_files, 32)
+    dataset.save(tmp_path)
+    tokens = [{"use": locked.use.model_dump(mode="json"), "rule": locked.rule} for locked in dataset.lock.tokens]
+    (tmp_path / LOCK).write_text(json.dumps({"version": 1, "size": 32, "tokens": tokens, "skipped": []}))
+    assert len(load_held_out(tmp_path)) == 1

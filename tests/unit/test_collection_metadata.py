@@ -81,16 +81,15 @@ def test_attributes_that_name_nothing_are_left_out() -> None:
 def test_a_noun_is_captioned_in_the_words_of_its_base() -> None:
     traits = [("background", "cool"), ("body", "cold"), ("accessory", "axe"), ("head", "fence")]
     metadata = Metadata("noun 7", (*traits, ("glasses", "square black")), "", "")
-    assert caption(metadata) == "fence head, square black glasses, axe accessory, cold body, cool background"
+    assert caption(metadata).text == "fence head, square black glasses, axe accessory, cold body, cool background"
 
 
 def test_other_collections_keep_their_own_order() -> None:
-    assert caption(Metadata("ape 1", (("fur", "golden"), ("background", "blue")), "", "")) == (
-        "golden fur, blue background"
-    )
+    ape = caption(Metadata("ape 1", (("fur", "golden"), ("background", "blue")), "", ""))
+    assert ape.text == "golden fur, blue background"
 
 
 def test_a_token_without_traits_is_called_by_its_name() -> None:
-    assert caption(Metadata("sunset 3", (), "", "")) == "sunset 3"
+    assert caption(Metadata("sunset 3", (), "", "")).text == "sunset 3"
     with pytest.raises(BadInput, match="neither traits nor a name"):
         caption(Metadata("", (), "", ""))

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from bases.nouns_art import svg
-from client.collection.picture import open_picture, to_size
+from client.collection.picture import open_picture
+from client.collection.shapes import to_shape
 from protocol.errors import BadInput
 
 SVG = '<svg width="{w}" height="{h}" viewBox="0 0 {w} {h}" xmlns="http://www.w3.org/2000/svg">{body}</svg>'
@@ -36,14 +37,15 @@ def test_pixel_art_is_sampled_and_never_blurred() -> None:
 
 def test_what_is_no_pixel_art_is_averaged_and_not_sampled() -> None:
     board = np.indices((64, 64)).sum(axis=0) % 2 * np.uint8(255)
-    small = to_size(np.repeat(board[..., None], 3, axis=2).astype(np.uint8), 32)
+    small = to_shape(np.repeat(board[..., None], 3, axis=2).astype(np.uint8), (32, 32))
     assert 120 < small[8:24, 8:24].mean() < 135
     assert small[8:24, 8:24].std() < 10
 
 
 def test_a_picture_that_is_not_square_is_padded_and_not_stretched() -> None:
     wide = np.zeros((32, 64, 3), dtype=np.uint8)
-    picture = to_size(wide, 32)
+    wide[0, 0] = 9
+    picture = to_shape(wide, (32, 32))
     assert picture.shape == (32, 32, 3)
     assert picture[0].min() == 255
     assert picture[16].max() == 0
@@ -87,11 +89,11 @@ def test_a_huge_svg_is_drawn_within_bounds() -> None:
 
 
 def test_a_huge_png_is_refused_before_it_is_unpacked() -> None:
-    with pytest.raises(BadInput, match="at most 4096"):
-        open_picture(png(np.zeros((1, 5000), dtype=np.uint8)), 32)
+    with pytest.raises(BadInput, match="at most 16384 a side"):
+        open_picture(png(np.zeros((1, 20_000), dtype=np.uint8)), 32)
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"<html/>", b"\x89PNG\r\n\x1a\nbroken", b"<svg/>", b"\xff\xfe<"])
-def test_what_is_neither_svg_nor_png_is_refused(data: bytes) -> None:
+def test_what_is_no_picture_is_refused(data: bytes) -> None:
     with pytest.raises(BadInput):
         open_picture(data, 32)

@@ -87,7 +87,7 @@ def test_a_member_reads_back_the_picture_and_the_traits(art: NounsArt, nouns: tu
     read = read_metadata(f"data:application/json;base64,{base64.b64encode(document).decode()}", no_files)
     picture = open_picture(read_image(read.image, no_files), 32, read.background)
     assert np.array_equal(picture, art.compose(noun.seed))
-    assert captions.caption(read) == caption(art.traits(noun.seed))
+    assert captions.caption(read).text == caption(art.traits(noun.seed))
     assert [a["trait_type"] for a in json.loads(document)["attributes"]] == list(TRAITS)
 
 
