@@ -4,34 +4,36 @@ An adapter is, for each adapted layer, a pair A (r, d_in) and B (d_out, r) with 
 folded in, so that no reader can get it wrong. Convolutions keep their kernel in the file (A is
 (r, c_in, k, k), B is (c_out, r, 1, 1)) and are flattened here.
 
+A layer is named as the module that it is in the UNet; a layer of any other part of the pipeline has that part's name
+before it (``transformer.transformer_blocks.0.attn.to_q``).
+
 Statistics are, for each group of layers that share one input, the second moment G = E[x xᵀ] of that input,
 as low rank plus diagonal, F Fᵀ + diag(d), normalised to unit trace.
 """
 
-import json
-import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import load, save
 
-from protocol.errors import ContributionRefused
+from protocol.errors import BadInput, ContributionRefused
+from protocol.tensor_file import Array as Array
+from protocol.tensor_file import read_tensors, write_tensors
 
-Array = NDArray[Any]
-
-_PREFIX = "unet."
+_UNET = "unet"
+_OTHERS = ("transformer", "text_encoder", "text_encoder_2")
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _FACTOR, _DIAGONAL = ".factor", ".diagonal"
-_HEADER_LIMIT = 4 << 20
-_DTYPES = (np.dtype(np.float16), np.dtype(np.float32))
 ADAPTED = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
 """Ends of the names of adapted layers: attention, feed-forward, and the projections around them.
 
 Which layers are adapted matters more than rank.
 """
+ADAPTED_IN_TRANSFORMER = (
+    *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+    *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+)
+"""The same of a transformer that picture and text go through side by side."""
 TEXT_INPUT = "text"
 """The group of all layers that read the text encoder's output: one input for the whole UNet."""
 
@@ -67,27 +69,38 @@ Statistics = Mapping[str, Sketch]
 
 
 def input_group(layer: str) -> str:
-    """Which statistics a layer reads: q, k and v of one self-attention share theirs, all text inputs are one."""
+    """Which statistics a layer reads.
+
+    q, k and v of one attention share theirs, on the text's side of a transformer too; all of a UNet's text inputs are
+    one. A transformer's ``attn2`` is a second attention of the picture to itself (SD 3.5).
+    """
     parent, _, name = layer.rpartition(".")
-    if name in ("to_k", "to_v") and parent.endswith("attn2"):
+    if name in ("to_k", "to_v") and parent.endswith("attn2") and component_of(layer)[0] == _UNET:
         return TEXT_INPUT
     if name in ("to_q", "to_k", "to_v"):
         return f"{parent}.input"
+    if name in ("add_q_proj", "add_k_proj", "add_v_proj"):
+        return f"{parent}.context"
     return layer
+
+
+def component_of(layer: str) -> tuple[str, str]:
+    """The part of the pipeline that a layer is in, and its module there: ``unet`` where the name says no other."""
+    first, _, rest = layer.partition(".")
+    return (first, rest) if first in _OTHERS else (_UNET, layer)
+
+
+def layer_in(component: str, module: str) -> str:
+    """A module's name in an adapter. Invariant: ``component_of(layer_in(c, m)) == (c, m)``."""
+    return module if component == _UNET else f"{component}.{module}"
 
 
 def dump_adapter(adapter: Adapter, metadata: Mapping[str, str] | None = None) -> bytes:
     """Safetensors bytes in fp16, as ``load_lora_weights`` reads them. Layers are sorted, bytes are deterministic."""
     tensors: dict[str, Array] = {}
-    for layer, factors in sorted(adapter.items()):
-        d_out, r = factors.b.shape
-        a, b = factors.a, factors.b
-        if factors.kernel:
-            a = a.reshape(r, -1, *factors.kernel)
-            b = b.reshape(d_out, r, *(1 for _ in factors.kernel))
-        tensors[_PREFIX + layer + _A] = np.ascontiguousarray(a, dtype=np.float16)
-        tensors[_PREFIX + layer + _B] = np.ascontiguousarray(b, dtype=np.float16)
-    return bytes(save(tensors, dict(metadata or {"format": "pt"})))
+    for layer, factors in adapter.items():
+        tensors |= zip(tensor_names(layer), as_tensors(factors), strict=True)
+    return write_tensors(tensors, metadata)
 
 
 def load_adapter(data: bytes) -> dict[str, Factors]:
@@ -97,15 +110,48 @@ def load_adapter(data: bytes) -> dict[str, Factors]:
         ContributionRefused: not safetensors, unpaired or unknown keys, wrong shapes, not finite.
     """
     tensors = _tensors(data, "adapter")
-    layers = {key.removeprefix(_PREFIX).removesuffix(_A) for key in tensors if key.endswith(_A)}
-    expected = {f"{_PREFIX}{layer}{side}" for layer in layers for side in (_A, _B)}
+    layers = layers_of(tensors)
+    expected = {name for layer in layers for name in tensor_names(layer)}
     if not layers or set(tensors) != expected:
         strange = sorted(set(tensors) ^ expected)[:3]
         raise ContributionRefused(
             f"The adapter's keys are not pairs of lora_A and lora_B: {', '.join(strange) or 'there are none'}.",
             "Only plain LoRA is merged; DoRA, biases and alpha keys are not.",
         )
-    return {layer: _factors(layer, tensors) for layer in sorted(layers)}
+    return {layer: from_tensors(layer, *(tensors[name] for name in tensor_names(layer))) for layer in sorted(layers)}
+
+
+def layers_of(names: Iterable[str]) -> frozenset[str]:
+    """The layers that a file with tensors of these names adapts."""
+    return frozenset(name.removeprefix(f"{_UNET}.").removesuffix(_A) for name in names if name.endswith(_A))
+
+
+def tensor_names(layer: str) -> tuple[str, str]:
+    """What A and B are called in the file, where every layer has its part of the pipeline before it."""
+    key = ".".join(component_of(layer))
+    return key + _A, key + _B
+
+
+def as_tensors(factors: Factors) -> tuple[Array, Array]:
+    """A (r, d_in) or (r, c_in, k, k) and B (d_out, r) or (d_out, r, 1, 1), fp16, as every LoRA file has them."""
+    (d_out, r), a, b = factors.b.shape, factors.a, factors.b
+    if factors.kernel:
+        a = a.reshape(r, -1, *factors.kernel)
+        b = b.reshape(d_out, r, *(1 for _ in factors.kernel))
+    return a.astype(np.float16), b.astype(np.float16)
+
+
+def from_tensors(layer: str, a: Array, b: Array) -> Factors:
+    """The pair that two tensors of a file are.
+
+    Raises:
+        ContributionRefused: their shapes are no LoRA pair's.
+    """
+    kernel = tuple(int(n) for n in a.shape[2:])
+    ranks_agree = a.ndim >= 2 and b.ndim == a.ndim and a.shape[0] == b.shape[1]
+    if not ranks_agree or any(n != 1 for n in b.shape[2:]) or 0 in a.shape + b.shape:
+        raise ContributionRefused(f"{layer}: shapes {a.shape} and {b.shape} are no LoRA pair.")
+    return Factors(a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1), kernel)
 
 
 def dump_statistics(statistics: Statistics) -> bytes:
@@ -117,7 +163,7 @@ def dump_statistics(statistics: Statistics) -> bytes:
     for group, sketch in sorted(statistics.items()):
         tensors[group + _FACTOR] = np.ascontiguousarray(sketch.factor, dtype=np.float16)
         tensors[group + _DIAGONAL] = np.ascontiguousarray(np.sqrt(sketch.diagonal), dtype=np.float16)
-    return bytes(save(tensors, {"format": "pt"}))
+    return write_tensors(tensors)
 
 
 def load_statistics(data: bytes) -> dict[str, Sketch]:
@@ -130,20 +176,15 @@ def load_statistics(data: bytes) -> dict[str, Sketch]:
     groups = {key.removesuffix(_DIAGONAL) for key in tensors if key.endswith(_DIAGONAL)}
     if set(tensors) != {group + side for group in groups for side in (_FACTOR, _DIAGONAL)}:
         raise ContributionRefused("The statistics' keys are not pairs of factor and diagonal.")
-    return {group: _sketch(group, tensors) for group in sorted(groups)}
+    return {g: sketch_from(g, tensors[g + _FACTOR], tensors[g + _DIAGONAL]) for g in sorted(groups)}
 
 
-def _factors(layer: str, tensors: Mapping[str, Array]) -> Factors:
-    a, b = tensors[_PREFIX + layer + _A], tensors[_PREFIX + layer + _B]
-    kernel = tuple(int(n) for n in a.shape[2:])
-    ranks_agree = a.ndim >= 2 and b.ndim == a.ndim and a.shape[0] == b.shape[1]
-    if not ranks_agree or any(n != 1 for n in b.shape[2:]) or 0 in a.shape + b.shape:
-        raise ContributionRefused(f"{layer}: shapes {a.shape} and {b.shape} are no LoRA pair.")
-    return Factors(a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1), kernel)
+def sketch_from(group: str, factor: Array, root: Array) -> Sketch:
+    """The sketch that two tensors of a file are: ``factor`` (n, k) and the square root of the diagonal (n,).
 
-
-def _sketch(group: str, tensors: Mapping[str, Array]) -> Sketch:
-    factor, root = tensors[group + _FACTOR], tensors[group + _DIAGONAL]
+    Raises:
+        ContributionRefused: they are no sketch of unit trace.
+    """
     if factor.ndim != 2 or root.ndim != 1 or factor.shape[0] != root.shape[0]:
         raise ContributionRefused(f"{group}: shapes {factor.shape} and {root.shape} are no sketch.")
     diagonal = np.square(root.astype(np.float64))
@@ -156,29 +197,7 @@ def _sketch(group: str, tensors: Mapping[str, Array]) -> Sketch:
 
 
 def _tensors(data: bytes, what: str) -> dict[str, Array]:
-    _check_header(data, what)
     try:
-        tensors = load(data)
-    except Exception as error:  # the library's own exception type is not exported by every version
-        raise ContributionRefused(f"The {what} is no safetensors file.") from error
-    for key, tensor in tensors.items():
-        if tensor.dtype not in _DTYPES:
-            raise ContributionRefused(f"{key} is {tensor.dtype}; only float16 and float32 are taken.")
-        if not np.isfinite(tensor).all():
-            raise ContributionRefused(f"{key} holds values that are not finite.")
-    return dict(tensors)
-
-
-def _check_header(data: bytes, what: str) -> None:
-    """Refuse a header that is too long or no JSON object before anything is allocated by its word."""
-    if len(data) < 8:
-        raise ContributionRefused(f"The {what} is no safetensors file.")
-    (length,) = struct.unpack("<Q", data[:8])
-    if length > min(_HEADER_LIMIT, len(data) - 8):
-        raise ContributionRefused(f"The {what}'s header is longer than the file or than {_HEADER_LIMIT} bytes.")
-    try:
-        header = json.loads(data[8 : 8 + length])
-    except ValueError as error:
-        raise ContributionRefused(f"The {what}'s header is no JSON.") from error
-    if not isinstance(header, dict):
-        raise ContributionRefused(f"The {what}'s header is no JSON object.")
+        return read_tensors(data, what)
+    except BadInput as problem:
+        raise ContributionRefused(problem.message, problem.hint) from problem
