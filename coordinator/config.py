@@ -45,6 +45,8 @@ class CoordinatorSettings(BaseSettings):
     """How long the members have to score; then the scores that are there decide, if there is one."""
     poll_seconds: Annotated[float, Field(gt=0)] = 1.0
     """How often the worker looks at rounds and at the chain."""
+    merge_processes: Annotated[int, Field(ge=1)] = 1
+    """Processes that merge side by side; worth more than one from SD-sized bases on."""
     web_workers: Annotated[int, Field(ge=1)] = 2
 
     @classmethod

@@ -23,11 +23,16 @@ class MergedContribution(Document):
     grant_signature: str
     header: ContributionHeader
     signature: str
-    weight: Annotated[int, Field(ge=1)]
+    weight: Annotated[int, Field(ge=0)]
+    """What its delta and statistics were multiplied by in the sums: by grant and policy, less what the rule took."""
     share: float
     rank: int
     norm: float
     """‖Δ‖, Frobenius over all layers."""
+    note: str = ""
+    """Why it counts for less than its weight, if it does."""
+    influence: Annotated[float, Field(ge=0)] | None = None
+    """How far the collective moves, in the data's metric and relative to itself, when this one is left out."""
     licences: tuple[str, ...]
 
     @property

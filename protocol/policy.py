@@ -4,6 +4,7 @@ Rules are asked from the most to the least specific: the token, its collection, 
 declares on chain, and then nothing is left but no. The first that speaks decides.
 """
 
+import math
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -19,6 +20,23 @@ class OnTransfer(StrEnum):
 
     KEEP = "keep"
     EXCLUDE = "exclude"
+
+
+class Weights(StrEnum):
+    """What a contribution weighs, by the number of its admitted tokens."""
+
+    EQUAL = "equal"
+    PER_TOKEN = "per-token"  # noqa: S105 - no secret
+    SQUARE_ROOT = "square-root"
+    CAPPED = "capped"
+
+
+class RobustRule(StrEnum):
+    """How a merge meets contributions that lie far from all others."""
+
+    NONE = "none"
+    MULTI_KRUM = "multi-krum"
+    GEOMETRIC_MEDIAN = "geometric-median"
 
 
 class Licence(Document):
@@ -108,7 +126,22 @@ class Policy(Document):
     """Admit licences that allow derivatives but are silent on training, on the holder's own warrant."""
     minimum_tokens: Annotated[int, Field(ge=1)] = 1
     """A wallet with fewer admitted tokens takes no part."""
-    weights: Literal["equal", "per-token"] = "equal"
+    weights: Weights = Weights.EQUAL
+    weight_cap: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """The most tokens that count, where ``weights`` is capped."""
+    robust: RobustRule = RobustRule.NONE
+    """How a merge meets contributions that lie far from all others."""
+
+    def weight_of(self, tokens: int) -> int:
+        """The whole-number weight of a contribution with this many admitted tokens; shares are what counts."""
+        match self.weights:
+            case Weights.PER_TOKEN:
+                return tokens
+            case Weights.SQUARE_ROOT:
+                return math.isqrt(tokens * 256)
+            case Weights.CAPPED:
+                return min(tokens, self.weight_cap)
+        return 1
 
 
 class Verdict(Document):

@@ -1,7 +1,5 @@
 """Build a release's folder: adapter, manifest, card, samples. The same draft gives the same bytes."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +10,9 @@ from coordinator.releases.card import card
 from coordinator.releases.samples import SAMPLES, draw_samples
 from protocol.adapter import dump_adapter
 from protocol.canonical import sha256
+from protocol.errors import BadInput
 from protocol.grant import RoundPlan
+from protocol.kohya import dump_kohya
 from protocol.manifest import (
     BaseReference,
     GainScore,
@@ -21,9 +21,15 @@ from protocol.manifest import (
     MergedContribution,
     Removal,
 )
+from protocol.modelspec import ModelSpec, architecture_of, stamped
+from protocol.peft_metadata import peft_metadata
 from protocol.policy import LICENCES, Verdict
+from protocol.tensor_file import read_metadata
 
 ADAPTER = "pytorch_lora_weights.safetensors"
+KOHYA = "collective.safetensors"
+"""The same adapter as ComfyUI, A1111 and their kin read it."""
+SD_SCRIPTS = "https://github.com/kohya-ss/sd-scripts"
 MANIFEST = "manifest.json"
 CARD = "README.md"
 PROMPTS = 8
@@ -58,10 +64,9 @@ def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Mani
         base: the base's diffusers folder, for the sample sheet.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    adapter = dump_adapter(scaled_by(merged.adapter, draft.gain), _metadata(draft, merged))
-    (folder / ADAPTER).write_bytes(adapter)
-    draw_samples(base, folder, _prompts(draft), seed=draft.plan.seed)
     licence, duties = _licence(draft)
+    adapters = _write_adapters(draft, merged, base, folder, licence)
+    draw_samples(base, folder, _prompts(draft), seed=draft.plan.seed)
     manifest = Manifest(
         dao=draft.dao,
         round_id=draft.round_id,
@@ -89,28 +94,33 @@ def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Mani
         files={},
     )
     (folder / CARD).write_text(card(manifest, _prompts(draft)), encoding="utf-8")
-    hashes = {name: sha256((folder / name).read_bytes()) for name in (ADAPTER, CARD, SAMPLES)}
+    hashes = {name: sha256((folder / name).read_bytes()) for name in (*adapters, CARD, SAMPLES)}
     manifest = manifest.model_copy(update={"files": hashes})
     (folder / MANIFEST).write_bytes(manifest.canonical())
     return manifest
 
 
-def _metadata(draft: ReleaseDraft, merged: Merged) -> Mapping[str, str]:
-    """What loaders look for in the header: diffusers' own LoRA metadata (alpha!), and modelspec's fields."""
-    lora = {
-        "unet.r": merged.rank,
-        "unet.lora_alpha": merged.rank,
-        "unet.target_modules": sorted(merged.adapter),
-    }
-    return {
-        "format": "pt",
-        "lora_adapter_metadata": json.dumps(lora, sort_keys=True),
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "stable-diffusion-v1/lora",
-        "modelspec.implementation": "diffusers",
-        "modelspec.title": f"{draft.dao} collective, {draft.round_id}",
-        "modelspec.merged_from": ", ".join(c.contribution_id for c in draft.contributions),
-    }
+def _write_adapters(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path, licence: str) -> tuple[str, ...]:
+    """The collective with its gain in diffusers' names, and in ComfyUI's and A1111's; the files' names."""
+    adapter, architecture = scaled_by(merged.adapter, draft.gain), architecture_of(base)
+
+    def spec(implementation: str) -> dict[str, str]:
+        return ModelSpec(
+            architecture,
+            implementation,
+            title=f"{draft.dao} collective, {draft.round_id}",
+            licence=licence,
+            merged_from=tuple(c.contribution_id for c in draft.contributions),
+        ).metadata()
+
+    in_diffusers = dump_adapter(adapter, {**peft_metadata(adapter), **spec("diffusers")})
+    (folder / ADAPTER).write_bytes(stamped(in_diffusers, read_metadata(in_diffusers)))
+    try:
+        in_kohya = dump_kohya(adapter, architecture.name, spec(SD_SCRIPTS))
+    except BadInput:
+        return (ADAPTER,)
+    (folder / KOHYA).write_bytes(stamped(in_kohya, read_metadata(in_kohya)))
+    return ADAPTER, KOHYA
 
 
 def _prompts(draft: ReleaseDraft) -> tuple[str, ...]:

@@ -73,10 +73,18 @@ def card(manifest: Manifest, prompts: tuple[str, ...]) -> str:
 
 def _contributions(manifest: Manifest) -> str:
     rows = [
-        f"| {c.member} | {len(c.tokens)} | {c.share:.1%} | {', '.join(c.licences)} | `{c.contribution_id}` |"
+        f"| {c.member} | {len(c.tokens)} | {c.share:.1%} | {_influence(c.influence)} | {', '.join(c.licences)} "
+        f"| `{c.contribution_id}` {c.note} |"
         for c in manifest.contributions
     ]
-    return "\n".join(["| member | tokens | share | licences | contribution |", "|---|---|---|---|---|", *rows])
+    return "\n".join(
+        ["| member | tokens | share | influence | licences | contribution |", "|---|---|---|---|---|---|", *rows]
+    )
+
+
+def _influence(value: float | None) -> str:
+    """How far the collective moves without the contribution."""
+    return "not measured" if value is None else f"{value:.1%}"
 
 
 def _removals(manifest: Manifest) -> str:

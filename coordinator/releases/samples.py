@@ -46,7 +46,9 @@ def _draw(base: Path, release: Path, prompts: list[str], seed: int) -> None:
     from diffusers import StableDiffusionPipeline
     from PIL import Image
 
-    pipeline = StableDiffusionPipeline.from_pretrained(base, dtype=torch.float32, local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        base, dtype=torch.float32, local_files_only=True, use_safetensors=True
+    )
     pipeline.set_progress_bar_config(disable=True)
 
     def row() -> Image.Image:

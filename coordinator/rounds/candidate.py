@@ -3,9 +3,10 @@
 So what is published is what was scored, also when the coordinator was killed in between.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
-from coordinator.aggregation.merge import Merged
+from coordinator.aggregation.merge import Account, Merged
 from coordinator.rounds.files import store_folder
 from protocol.adapter import dump_adapter, load_adapter
 from protocol.canonical import Document, sha256
@@ -14,19 +15,33 @@ from protocol.errors import ContentMismatch
 ADAPTER, ACCOUNT = "adapter.safetensors", "merge.json"
 
 
+class _Contribution(Document):
+    """``Account`` on the disk."""
+
+    norm: float
+    weight: int
+    note: str
+    influence: float | None
+
+
 class _Account(Document):
     """Everything of a merge but the tensors."""
 
     rank: int
     tail: float
     commitment: str
-    norms: dict[str, float]
+    contributions: dict[str, _Contribution]
 
 
 def keep(folder: Path, merged: Merged) -> str:
     """Store the candidate durably under its SHA-256, which is returned."""
     adapter = dump_adapter(merged.adapter)
-    account = _Account(rank=merged.rank, tail=merged.tail, commitment=merged.commitment, norms=merged.norms)
+    account = _Account(
+        rank=merged.rank,
+        tail=merged.tail,
+        commitment=merged.commitment,
+        contributions={key: _Contribution(**asdict(one)) for key, one in merged.accounts.items()},
+    )
     digest = sha256(adapter)
     store_folder(folder / digest, {ADAPTER: adapter, ACCOUNT: account.canonical()})
     return digest
@@ -44,4 +59,5 @@ def read(folder: Path, candidate_sha256: str) -> Merged:
     """The merge, with the adapter as it was scored. Raises ContentMismatch when the disk has spoilt it."""
     adapter = load_adapter(read_adapter(folder, candidate_sha256))
     account = _Account.model_validate_json((folder / candidate_sha256 / ACCOUNT).read_bytes())
-    return Merged(adapter, account.rank, account.tail, account.commitment, account.norms)
+    accounts = {key: Account(**one.model_dump()) for key, one in account.contributions.items()}
+    return Merged(adapter, account.rank, account.tail, account.commitment, accounts)

@@ -10,7 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from contracts_abi.model import Token
-from protocol.adapter import ADAPTED, Adapter, Factors, Statistics, input_group, load_adapter, load_statistics
+from protocol.adapter import (
+    ADAPTED,
+    ADAPTED_IN_TRANSFORMER,
+    Adapter,
+    Factors,
+    Statistics,
+    input_group,
+    layer_in,
+    load_adapter,
+    load_statistics,
+)
 from protocol.contribution import Contribution, ContributionHeader
 from protocol.errors import BadInput, ContributionRefused
 from protocol.grant import RoundPlan
@@ -43,21 +53,22 @@ class Terms:
 
 
 def adapted_layers(base: Path) -> dict[str, Layer]:
-    """The shapes of the base's adapted layers, read from the headers of its UNet's safetensors files.
+    """The shapes of the base's adapted layers, read from the headers of its denoiser's safetensors files.
 
     Raises:
-        BadInput: the folder holds no UNet in safetensors, or none of its layers is adapted.
+        BadInput: the folder holds no UNet or transformer in safetensors, or none of its layers is adapted.
     """
+    denoiser, ends = ("transformer", ADAPTED_IN_TRANSFORMER) if (base / "transformer").is_dir() else ("unet", ADAPTED)
     shapes: dict[str, list[int]] = {}
-    for file in sorted((base / "unet").glob("*.safetensors")):
+    for file in sorted((base / denoiser).glob("*.safetensors")):
         shapes |= _shapes(file)
     layers = {
-        name: Layer(shape[0], prod(shape[1:]), tuple(shape[2:]))
+        layer_in(denoiser, name): Layer(shape[0], prod(shape[1:]), tuple(shape[2:]))
         for key, shape in sorted(shapes.items())
-        if (name := key.removesuffix(".weight")) != key and len(shape) > 1 and _is_adapted(name)
+        if (name := key.removesuffix(".weight")) != key and len(shape) > 1 and _ends(name, ends)
     }
     if not layers:
-        raise BadInput(f"{base}/unet holds no layer that can be adapted.", "Name a diffusers folder as the base.")
+        raise BadInput(f"{base}/{denoiser} holds no layer that can be adapted.", "Name a diffusers folder as the base.")
     return layers
 
 
@@ -130,8 +141,8 @@ def _squared_norm(factors: Factors) -> float:
     return float(np.sum((b.T @ b) * (a @ a.T)))
 
 
-def _is_adapted(name: str) -> bool:
-    return any(name == end or name.endswith("." + end) for end in ADAPTED)
+def _ends(name: str, ends: tuple[str, ...]) -> bool:
+    return any(name.endswith(f".{end}") for end in ends)
 
 
 def _shapes(file: Path) -> dict[str, list[int]]:

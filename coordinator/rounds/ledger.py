@@ -624,14 +624,13 @@ class Ledger:
     def _live(self, session: Session, row: ContributionRow) -> LiveContribution:
         grant = session.get_one(GrantRow, row.grant_id)
         folder = self._folder / row.contribution_id
-        per_token = self._policy.weights == "per-token"
         return LiveContribution(
             contribution_id=row.contribution_id,
             header=ContributionHeader.model_validate_json(row.header),
             signature=row.signature,
             grant=Grant.model_validate_json(grant.document),
             grant_signature=grant.signature,
-            weight=len(admitted_tokens(session, row.round_id, row.grant_id)) if per_token else 1,
+            weight=self._policy.weight_of(len(admitted_tokens(session, row.round_id, row.grant_id))),
             verdicts=verdicts_of(session, row),
             adapter=folder / ADAPTER,
             statistics=folder / STATISTICS,

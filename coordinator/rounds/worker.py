@@ -12,12 +12,11 @@ import structlog
 
 from contracts_abi.rpc import Rpc
 from coordinator.aggregation.gain import choose
-from coordinator.aggregation.merge import MergeInput, merge
+from coordinator.aggregation.merge import Account, MergeInput, merge
 from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
 from coordinator.eligibility.verdicts import take_snapshot
-from coordinator.releases.build import ADAPTER, CARD, MANIFEST, ReleaseDraft, build
-from coordinator.releases.samples import SAMPLES
+from coordinator.releases.build import MANIFEST, ReleaseDraft, build
 from coordinator.releases.store import CarStore
 from coordinator.rounds import candidate
 from coordinator.rounds.ledger import Ledger, LiveContribution, RoundFacts
@@ -106,7 +105,7 @@ class Worker:
         live = self._ledger.live_contributions(facts.round_id)
         inputs = [MergeInput(one.contribution_id, one.weight, one.adapter, one.statistics) for one in live]
         try:
-            merged = merge(inputs, facts.plan)
+            merged = merge(inputs, facts.plan, self._settings.loaded_policy.robust, self._settings.merge_processes)
         except (BadInput, ContributionRefused) as error:
             self._ledger.move(facts.round_id, Step(RoundState.FAILED, f"The merge failed: {error.message}"))
             return
@@ -118,7 +117,7 @@ class Worker:
         folder = self._settings.releases / facts.round_id
         shutil.rmtree(folder, ignore_errors=True)  # what a killed worker left half built
         manifest = self._build(facts)
-        cid = self._store.put({name: folder / name for name in (ADAPTER, MANIFEST, CARD, SAMPLES)})
+        cid = self._store.put({name: folder / name for name in (MANIFEST, *manifest.files)})
         self._store.verify(cid)
         try:
             self._ledger.publish(facts.round_id, str(cid), manifest)
@@ -131,8 +130,8 @@ class Worker:
         settings, ledger = self._settings, self._ledger
         merged = candidate.read(settings.candidates, facts.candidate_sha256 or "")
         live, reports = ledger.live_contributions(facts.round_id), ledger.scores(facts.round_id)
-        gain, scores = choose(reports, facts.plan.gains)
-        total = sum(one.weight for one in live)
+        gain, scores = choose(reports, facts.plan.gains, {one.header.grant_id: one.weight for one in live})
+        total = sum(account.weight for account in merged.accounts.values())
         draft = ReleaseDraft(
             dao=settings.loaded_policy.dao,
             round_id=facts.round_id,
@@ -143,7 +142,7 @@ class Worker:
             policy_hash=facts.policy_hash,
             snapshot=facts.snapshot,
             plan=facts.plan,
-            contributions=tuple(_account(one, total, merged.norms[one.contribution_id]) for one in live),
+            contributions=tuple(_account(one, total, merged.accounts[one.contribution_id]) for one in live),
             exclusions=ledger.exclusions(facts.round_id),
             removals=ledger.removals(),
             gain=gain,
@@ -176,7 +175,7 @@ class Worker:
             yield
 
 
-def _account(one: LiveContribution, total: int, norm: float) -> MergedContribution:
+def _account(one: LiveContribution, total: int, account: Account) -> MergedContribution:
     """What the manifest says of a contribution."""
     return MergedContribution(
         contribution_id=one.contribution_id,
@@ -185,9 +184,11 @@ def _account(one: LiveContribution, total: int, norm: float) -> MergedContributi
         grant_signature=one.grant_signature,
         header=one.header,
         signature=one.signature,
-        weight=one.weight,
-        share=one.weight / total,
+        weight=account.weight,
+        share=account.weight / total,
         rank=max(factors.rank for factors in load_adapter(one.adapter.read_bytes()).values()),
-        norm=norm,
+        norm=account.norm,
+        note=account.note,
+        influence=account.influence,
         licences=tuple(sorted({verdict.licence or "the DAO's own word" for verdict in one.verdicts})),
     )

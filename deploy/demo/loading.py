@@ -16,7 +16,7 @@ def load(base: Path, release: Path) -> dict[str, Any]:
     from peft import get_peft_model_state_dict
     from safetensors.torch import load_file
 
-    pipe = StableDiffusionPipeline.from_pretrained(base, local_files_only=True)
+    pipe = StableDiffusionPipeline.from_pretrained(base, local_files_only=True, use_safetensors=True)
     pipe.load_lora_weights(release)
     released = load_file(release / "pytorch_lora_weights.safetensors")
     loaded = get_peft_model_state_dict(pipe.unet, adapter_name=pipe.get_active_adapters()[0])

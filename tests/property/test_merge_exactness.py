@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.aggregation import algebra, exact
-from coordinator.aggregation.merge import MergeInput, Opened, exact_sums, merge, scaled_by
+from coordinator.aggregation.merge import (
+    GroupSums,
+    MergeInput,
+    Opened,
+    commitment,
+    group_sums,
+    layers_by_group,
+    merge,
+    scaled_by,
+)
 from protocol.adapter import Factors, Sketch, dump_adapter, dump_statistics
 from protocol.errors import BadInput, ContributionRefused
 from protocol.grant import RoundPlan
@@ -37,6 +46,15 @@ def sketch(rng: np.random.Generator, n: int) -> Sketch:
     return Sketch((factor / np.sqrt(trace)).astype(np.float16), (diagonal / trace).astype(np.float32))
 
 
+def sums_of(contributions: list[Opened]) -> dict[str, GroupSums]:
+    groups = layers_by_group(contributions[0].adapter)
+    return {group: group_sums(contributions, group, layers) for group, layers in groups.items()}
+
+
+def commitment_of(sums: dict[str, GroupSums]) -> str:
+    return commitment(line for group, part in sums.items() for line in part.commitments(group))
+
+
 def written(one: Opened, folder: Path, name: str) -> MergeInput:
     (folder / f"{name}.adapter").write_bytes(dump_adapter(one.adapter))
     (folder / f"{name}.statistics").write_bytes(dump_statistics(one.statistics))
@@ -49,38 +67,39 @@ def test_the_same_set_commits_to_the_same_sums_in_any_order(seeds: list[int], ra
     contributions = [contribution(seed, rank=1 + seed % 5, weight=1 + seed % 3) for seed in seeds]
     shuffled = list(contributions)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert exact_sums(contributions).commitment() == exact_sums(shuffled).commitment()
+    assert commitment_of(sums_of(contributions)) == commitment_of(sums_of(shuffled))
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 10_000), min_size=2, max_size=5, unique=True))
 def test_removing_a_contribution_is_bit_identical_to_never_having_included_it(seeds: list[int]) -> None:
     contributions = [contribution(seed) for seed in seeds]
-    with_all, without = exact_sums(contributions), exact_sums(contributions[:-1])
-    alone = exact_sums(contributions[-1:])
-    for layer, total in with_all.numerators.items():
-        assert (total - alone.numerators[layer] == without.numerators[layer]).all(), layer
-    for group, total in with_all.denominators.items():
-        assert (total - alone.denominators[group] == without.denominators[group]).all(), group
-    assert with_all.commitment() != without.commitment()
+    with_all, without = sums_of(contributions), sums_of(contributions[:-1])
+    alone = sums_of(contributions[-1:])
+    for group, whole in with_all.items():
+        for layer, total in whole.numerators.items():
+            left = total - alone[group].numerators[layer]
+            assert (left == without[group].numerators[layer]).all(), layer
+        assert (whole.denominator - alone[group].denominator == without[group].denominator).all(), group
+    assert commitment_of(with_all) != commitment_of(without)
 
 
 def test_the_sums_agree_with_fp64_algebra() -> None:
     contributions = [contribution(seed, rank=1 + seed, weight=seed) for seed in (1, 2, 3)]
-    sums = exact_sums(contributions)
+    sums = sums_of(contributions)
     for layer in LAYERS:
         expected = sum(c.weight * (dense(c.adapter[layer]) @ moment(c, layer)) for c in contributions)
-        got = exact.as_float(sums.numerators[layer])
+        got = exact.numerator_value(sums[_group(layer)].numerators[layer])
         assert np.linalg.norm(got - expected) < 1e-4 * np.linalg.norm(expected), layer
 
 
 def test_the_regression_mean_of_one_contribution_is_that_contribution() -> None:
     one = contribution(5)
-    sums = exact_sums([one])
+    sums = sums_of([one])
     for layer in LAYERS:
-        solved = algebra.solve(
-            exact.as_float(sums.numerators[layer]), exact.as_float(sums.denominators[_group(layer)]), 1e-9
-        )
+        part = sums[_group(layer)]
+        numerator = exact.numerator_value(part.numerators[layer])
+        solved = algebra.solve(numerator, exact.denominator_value(part.denominator), 1e-9)
         error = np.linalg.norm(solved.dense() - dense(one.adapter[layer]))
         assert error < 1e-3 * np.linalg.norm(dense(one.adapter[layer])), layer
 
@@ -121,7 +140,7 @@ def test_members_of_different_rank_merge_to_one_adapter(tmp_path: Path) -> None:
     merged = merge(inputs, RoundPlan(tail=0.0, release_rank=10))
     assert merged.rank == 10
     assert merged.adapter["mid.proj_in"].kernel == (1, 1)
-    assert set(merged.norms) == {"1", "3", "6"}
+    assert set(merged.accounts) == {"1", "3", "6"}
     assert merged.tail < 1e-6
 
 
@@ -141,7 +160,7 @@ def test_contributions_that_adapt_different_layers_are_refused() -> None:
     whole = contribution(1)
     part = Opened(1, {k: v for k, v in whole.adapter.items() if k != "mid.proj_in"}, whole.statistics)
     with pytest.raises(ContributionRefused, match=r"mid\.proj_in"):
-        exact_sums([whole, part])
+        sums_of([whole, part])
 
 
 def test_shapes_that_would_broadcast_are_refused() -> None:
@@ -149,7 +168,7 @@ def test_shapes_that_would_broadcast_are_refused() -> None:
     narrow = dict(whole.adapter)
     narrow["mid.ff.net.2"] = Factors(whole.adapter["mid.ff.net.2"].a, whole.adapter["mid.ff.net.2"].b[:1])
     with pytest.raises(ContributionRefused, match="does not fit"):
-        exact_sums([whole, Opened(1, narrow, whole.statistics)])
+        sums_of([whole, Opened(1, narrow, whole.statistics)])
 
 
 def dense(factors: Factors) -> np.ndarray:
