@@ -32,7 +32,7 @@ def test_the_card_names_the_hash_that_contributions_are_bound_to() -> None:
 
 def test_a_changed_base_has_another_hash_and_a_changed_card_has_not(tmp_path: Path) -> None:
     (tmp_path / "unet").mkdir()
-    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DConditionModel"]}')
     (tmp_path / "unet" / "weights.safetensors").write_bytes(b"one")
     before = base_hash(tmp_path)
     (tmp_path / "README.md").write_text("a card")

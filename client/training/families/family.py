@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,8 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.collection.example import Example, Picture
-from protocol.adapter import Factors
+from protocol.adapter import Factors, layer_in
 from protocol.errors import BadInput
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+_PICTURES_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -55,17 +60,21 @@ class Encoded:
 class Base(ABC):
     """A diffusers pipeline with every weight frozen, on one device.
 
-    Time steps are whole numbers in [0, ``levels``), noise growing with them, in every family.
+    The denoiser may be in fp32, bf16 or fp16; latents, noise and answers are fp32. Time steps are whole numbers in
+    [0, ``levels``), noise growing with them, in every family.
     """
 
-    pipelines: ClassVar[tuple[str, ...]]
+    pipelines: ClassVar[tuple[str, ...]] = ()
     """Class names in ``model_index.json`` that mean this family."""
     component: ClassVar[str] = "unet"
     """The denoiser's name in the pipeline, and before every key of an adapter's file."""
     adapted: ClassVar[tuple[str, ...]]
     """Ends of the names of the layers that are adapted."""
     left_out: ClassVar[Mapping[str, Any]] = {}
-    """Arguments of ``from_pretrained`` that leave out what neither training nor measuring needs."""
+    """Arguments of ``from_pretrained`` that leave out what neither training nor measuring needs.
+
+    Every folder that ``base_hash`` does not count must be left out, so that what is loaded is what is bound.
+    """
 
     def __init__(self, pipeline: Any, device: torch.device) -> None:
         self.pipeline, self.device = pipeline, device
@@ -76,13 +85,25 @@ class Base(ABC):
         return getattr(self.pipeline, self.component)
 
     @property
+    def layers(self) -> dict[str, Any]:
+        """The denoiser's modules by the names that an adapter has for them."""
+        return {layer_in(self.component, path): module for path, module in self.denoiser.named_modules()}
+
+    @property
+    def size(self) -> Size:
+        """Of the pictures that the base draws of itself."""
+        height, width = self._latent_size
+        factor = int(self.pipeline.vae_scale_factor)
+        return height * factor, width * factor
+
+    @property
     @abstractmethod
     def levels(self) -> int:
         """The number of time steps in the noise schedule."""
 
     @abstractmethod
-    def embed(self, captions: Sequence[str]) -> Conditioning:
-        """Captions → what the denoiser is told of them, at the base's own picture size."""
+    def embed(self, captions: Sequence[str], size: Size | None = None) -> Conditioning:
+        """Captions → what the denoiser is told of them, of pictures of ``size``; None is the base's own."""
 
     @abstractmethod
     def noised(self, latents: Tensor, noise: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,10 +114,14 @@ class Base(ABC):
         """Signal-to-noise ratio at ``steps`` (n,), as a power ratio: ᾱ / (1 − ᾱ)."""
 
     @abstractmethod
+    def ask(self, noisy: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
+        """The answer at time steps as the base's scheduler counts them, one for all or (n,); shaped as ``noisy``."""
+
     def predict(self, noisy: Tensor, steps: Tensor, text: Conditioning) -> Tensor:
         """The denoiser's answer, shaped as ``noisy``."""
+        return self.ask(noisy, steps, text)
 
-    @abstractmethod
+    @torch.no_grad()
     def draw_latents(
         self,
         text: Conditioning,
@@ -105,19 +130,44 @@ class Base(ABC):
         progress: Callable[[int], None] = lambda step: None,
         guidance: float = 1.0,
     ) -> Tensor:
-        """Draw from conditioning alone, deterministically: latents (n, c, h, w). Guidance 1 is none."""
+        """Draw from conditioning alone, deterministically: latents (n, c, h, w). Guidance 1 is none.
+
+        By the base's own scheduler, as its pipeline does; guidance after Ho & Salimans 2022.
+        """
+        empty = self.embed([""]).repeated(len(text)) if guidance != 1.0 else None
+        scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
+        scheduler.set_timesteps(steps, device=self.device)
+        # Schedulers that add noise on the way take it from the generator, so that all of it is the seed's.
+        chance = {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
+        shape = (len(text), self.denoiser.config.in_channels, *self._latent_size)
+        latents = torch.randn(shape, generator=generator, device=self.device)
+        latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
+        for done, step in enumerate(scheduler.timesteps, start=1):
+            noisy = scheduler.scale_model_input(latents, step) if hasattr(scheduler, "scale_model_input") else latents
+            guess = self.ask(noisy, step, text)
+            if empty is not None:
+                unguided = self.ask(noisy, step, empty)
+                guess = unguided + guidance * (guess - unguided)
+            latents = scheduler.step(guess, step, latents, **chance).prev_sample
+            progress(done)
+        return latents
 
     @torch.no_grad()
     def encode(self, examples: Sequence[Example]) -> Encoded:
         """Pictures of one size to latents, captions to text, once: no encoder is trained."""
+        size: Size = examples[0].picture.shape[:2]
         latents = self.encode_pictures([e.picture for e in examples])
-        return Encoded(latents, self.embed([e.caption for e in examples]), self.embed([""]))
+        return Encoded(latents, self.embed([e.caption for e in examples], size), self.embed([""], size))
 
     @torch.no_grad()
     def encode_pictures(self, pictures: Sequence[Picture]) -> Tensor:
         """Pictures of one size → latents (n, c, h, w), the mean of the posterior."""
+        parts = torch.from_numpy(np.stack(pictures)).split(_PICTURES_AT_ONCE)
+        return torch.cat([self._latents_of(part.to(self.device)) for part in parts])
+
+    def _latents_of(self, pixels: Tensor) -> Tensor:
+        """uint8 (n, height, width, 3) → latents (n, c, h, w)."""
         vae = self.pipeline.vae
-        pixels = torch.from_numpy(np.stack(pictures)).to(self.device)
         scaled = pixels.permute(0, 3, 1, 2).to(vae.dtype) / 127.5 - 1
         means = vae.encode(scaled).latent_dist.mean.float()
         return (means - self._latent_shift) * vae.config.scaling_factor
@@ -125,10 +175,18 @@ class Base(ABC):
     @torch.no_grad()
     def pictures(self, latents: Tensor) -> NDArray[np.uint8]:
         """Latents → uint8 (n, height, width, 3)."""
+        return np.concatenate([self._pixels_of(part) for part in latents.split(_PICTURES_AT_ONCE)])
+
+    def _pixels_of(self, latents: Tensor) -> NDArray[np.uint8]:
         vae = self.pipeline.vae
         pixels = vae.decode((latents / vae.config.scaling_factor + self._latent_shift).to(vae.dtype)).sample
         whole = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte()
         return whole.permute(0, 2, 3, 1).cpu().numpy()
+
+    @property
+    def _latent_size(self) -> tuple[int, int]:
+        size = self.denoiser.config.sample_size
+        return (size, size) if isinstance(size, int) else tuple(size)
 
     @property
     def _latent_shift(self) -> float:
@@ -137,19 +195,23 @@ class Base(ABC):
     @contextmanager
     def under(self, adapter: Mapping[str, Factors], gain: float = 1.0) -> Iterator[None]:
         """Within, the denoiser's weights are W + gain · B A; afterwards they are W again, to the bit."""
-        modules = dict(self.denoiser.named_modules())
+        modules = self.layers
         unknown = set(adapter) - set(modules)
         if unknown:
-            raise BadInput(f"The adapter names {sorted(unknown)[0]}, which this base does not have.")
-        before = {layer: modules[layer].weight.detach().clone() for layer in adapter}
+            raise BadInput(
+                f"The adapter names {sorted(unknown)[0]}, which this base does not have.",
+                "Use the base that it was trained on.",
+            )
+        weights = {layer: modules[layer].weight for layer in adapter}
+        before = {layer: weight.detach().clone() for layer, weight in weights.items()}
         try:
             with torch.no_grad():
                 for layer, factors in adapter.items():
-                    a, b = (torch.from_numpy(np.asarray(m, dtype=np.float32)) for m in (factors.a, factors.b))
-                    weight = modules[layer].weight
-                    weight.add_((gain * (b @ a)).reshape(weight.shape).to(weight))
+                    weight = weights[layer]
+                    a, b = (torch.from_numpy(np.asarray(m, np.float32)).to(self.device) for m in (factors.a, factors.b))
+                    weight.add_((gain * (b @ a)).reshape(weight.shape).to(weight.dtype))
             yield
         finally:
             with torch.no_grad():
                 for layer, weight in before.items():
-                    modules[layer].weight.copy_(weight)
+                    weights[layer].copy_(weight)
