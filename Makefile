@@ -20,13 +20,14 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := $(DEVCHAIN)/node_modules/.installed
 CONTRACTS := $(DEVCHAIN)/build/.compiled
 
-.PHONY: help setup demo test test-fast check clean
+.PHONY: help setup demo test test-fast check clean bench-train
 
 help:
 	@echo "make demo             run a whole DAO on this machine; ONCE=1 ends it when the story is told"
 	@echo "make test             all checks and tests"
 	@echo "make test-fast        the tests that need no server and no training, under a minute"
 	@echo "make setup            only install: Python packages into $(VENV), the dev chain's npm packages"
+	@echo "make bench-train      time a training step against the least that any engine must do; some minutes"
 	@echo "make clean            remove everything that was made here"
 
 setup: $(INSTALLED) $(PACKAGES) $(CONTRACTS)
@@ -48,6 +49,9 @@ test: check
 
 test-fast: setup
 	$(call part,pytest without the slow tests,$(BIN)/pytest -m "not slow")
+
+bench-train: setup
+	@$(BIN)/python -m bench.train
 
 clean:
 	rm -rf $(VENV) $(DEVCHAIN)/node_modules $(DEVCHAIN)/build $(DEMO_OUT) build ./*.egg-info

@@ -10,20 +10,24 @@ import click
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from typer.core import TyperGroup
 
+from client.adapter_file import adapter
+from client.bars import Bars
+from client.base import bring_base
 from client.config import MemberSettings, load_settings, remember
 from client.coordinator_api import CoordinatorApi, Dao, Eligibility
 from client.journal import note_sent
+from client.local_training import train
+from client.nfts import nfts, signed_in
 from client.node.supernode import SuperNodeProcess
-from client.progress import ProgressTail, Update
+from client.options import Home, Keystore, RpcUrl, ask_password
+from client.progress import ProgressTail
 from client.pull.fetch import fetch_release
 from client.wallet.consent import consent_panel, verdict_table
-from client.wallet.grant import StoredGrant, build_grant, read_signals, require_own_judgement, require_policy
+from client.wallet.grant import StoredGrant, build_grant, require_policy
 from client.wallet.key import Wallet, load_wallet
-from contracts_abi.rpc import Rpc
 from protocol import node_key
 from protocol.base import base_hash
 from protocol.canonical import sha256
@@ -70,15 +74,6 @@ takes part. URL is the address of your DAO's coordinator.
 )
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="Address of the DAO's coordinator, as the DAO publishes it.")]
-Home = Annotated[
-    Path | None, typer.Option(help="Folder for your node's key, grants and rounds; COTERIE_HOME or ~/.coterie.")
-]
-RpcUrl = Annotated[
-    str | None, typer.Option("--rpc", help="Chain node to ask, one that you trust; COTERIE_RPC_URL or member.toml.")
-]
-Keystore = Annotated[
-    Path | None, typer.Option(help="Wallet as an encrypted keystore file; else the key in COTERIE_WALLET_KEY.")
-]
 
 
 @app.command()
@@ -99,21 +94,15 @@ def join(
     dao = api.dao()
     require_policy(dao)
     _require_ready(settings, dao)
-    wallet = load_wallet(keystore, _ask_password)
-    eligibility = _signed_in(api, dao, wallet, settings)
+    wallet = load_wallet(keystore, ask_password)
+    eligibility = signed_in(api, dao, wallet, settings)
+    console.print(verdict_table(eligibility.verdicts))
     _grant(api, dao, wallet, eligibility, settings, yes)
     remember(settings.model_copy(update={"coordinator": api.url}), "coordinator", "rpc_url", "gateways", "base")
     _run_node(dao, settings)
 
 
-@app.command()
-def nfts(url: Url, home: Home = None, rpc: RpcUrl = None, keystore: Keystore = None) -> None:
-    """Show which of your NFTs the DAO would train on, and why. Signs in, grants nothing."""
-    settings = load_settings(home, rpc_url=rpc)
-    api = CoordinatorApi(url)
-    dao = api.dao()
-    require_policy(dao)
-    _signed_in(api, dao, load_wallet(keystore, _ask_password), settings)
+app.command()(nfts)
 
 
 @app.command()
@@ -138,6 +127,10 @@ def pull(
     console.print(
         f"Files are in {folder}. In diffusers: pipe.load_lora_weights({str(folder)!r})", highlight=False, soft_wrap=True
     )
+
+
+app.command()(adapter)
+app.command()(train)
 
 
 @app.command()
@@ -166,25 +159,13 @@ def _require_ready(settings: MemberSettings, dao: Dao) -> None:
             "This machine knows no chain node to ask about licences and pictures.",
             f"Name one that you trust for chain {dao.chain_id} with --rpc or COTERIE_RPC_URL.",
         )
+    bring_base(settings.base, dao.base.hash, settings.home, settings.gateways or dao.gateways)
     if base_hash(settings.base) != dao.base.hash:
         raise NotAllowed(
             f"The DAO trains on {dao.base.name}, and the base in {settings.base} is another one.",
-            "Put that base's folder into COTERIE_BASE or member.toml.",
+            "Put that base's folder, owner/name@commit or ipfs://CID into COTERIE_BASE or member.toml.",
         )
     node_key.create(settings.node_key)
-
-
-def _signed_in(api: CoordinatorApi, dao: Dao, wallet: Wallet, settings: MemberSettings) -> Eligibility:
-    """Sign in and show the verdicts, each judged again here."""
-    api.sign_in(wallet, dao)
-    eligibility = api.verdicts()
-    signals = None
-    if settings.rpc_url:
-        tokens = [verdict.token for verdict in eligibility.verdicts]
-        signals = read_signals(Rpc(settings.rpc_url), tokens, eligibility.snapshot)
-    require_own_judgement(dao.policy, eligibility.verdicts, signals)
-    console.print(verdict_table(eligibility.verdicts))
-    return eligibility
 
 
 def _grant(
@@ -213,7 +194,7 @@ def _run_node(dao: Dao, settings: MemberSettings) -> None:
     node = SuperNodeProcess(settings.home, dao.superlink.address, certificate, settings.node_key)
     tail = ProgressTail(settings.home)
     try:
-        with node, _Bars() as bars:
+        with node, Bars(console) as bars:
             console.print(
                 f"Waiting for a round of {escape(dao.name)}. Ctrl-C ends. Log: {node.log_file}", highlight=False
             )
@@ -223,31 +204,6 @@ def _run_node(dao: Dao, settings: MemberSettings) -> None:
                 time.sleep(0.25)
     except KeyboardInterrupt:
         console.print("Left. Your grant stays; join again to go on.")
-
-
-class _Bars:
-    """One bar for each stage of each round."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, TextColumn("{task.fields[loss]}"), console=console)
-        self._bars: dict[tuple[str, str], TaskID] = {}
-
-    def __enter__(self) -> "_Bars":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, update: Update) -> None:
-        """Move the bar of this update's stage."""
-        key = (update.round_id, update.stage)
-        if key not in self._bars:
-            description = f"round {update.round_id[:8]}: {update.stage}"
-            self._bars[key] = self._progress.add_task(escape(description), total=update.steps, loss="")
-        loss = "" if update.loss is None else f"loss {update.loss:.3f}"
-        self._progress.update(self._bars[key], completed=update.step, total=update.steps, loss=loss)
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -262,10 +218,6 @@ def _read_manifest(folder: Path) -> Manifest:
     others = [file for file in folder.rglob("*") if file.is_file() and file != path]
     manifest.check({file.relative_to(folder).as_posix(): sha256(file.read_bytes()) for file in others})
     return manifest
-
-
-def _ask_password() -> str:
-    return str(typer.prompt("Keystore password", hide_input=True))
 
 
 def _as_ctrl_c(number: int, frame: FrameType | None) -> None:

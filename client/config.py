@@ -3,13 +3,16 @@
 import json
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from bases import EMBEDDED_BASE
+from client.base import folder_of
+from client.training.options import TrainingOptions
 from protocol.errors import BadInput
 
 DEFAULT_HOME = Path("~/.coterie")
@@ -19,9 +22,13 @@ Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute(
 
 
 class MemberSettings(BaseSettings):
-    """What a member may set. Every field has an environment variable: ``rpc_url`` is ``COTERIE_RPC_URL``."""
+    """What a member may set.
 
-    model_config = SettingsConfigDict(env_prefix="COTERIE_", frozen=True, extra="forbid")
+    Every field has an environment variable: ``rpc_url`` is ``COTERIE_RPC_URL``, ``training.rank`` is
+    ``COTERIE_TRAINING__RANK``.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COTERIE_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
     home: Folder = Field(DEFAULT_HOME, validate_default=True)
     """Node key, grants, rounds, logs. Only ever set by ``COTERIE_HOME`` or ``--home``, for the file lies in it."""
@@ -30,11 +37,18 @@ class MemberSettings(BaseSettings):
     rpc_url: str = ""
     """The chain node that this member believes: licences and metadata are read there, not at the coordinator."""
     base: Folder = EMBEDDED_BASE
-    """Folder of the base model in diffusers format."""
+    """The base model: a diffusers folder, ``owner/name@commit`` on a hub, or ``ipfs://CID``; here, where it lies."""
     gateways: tuple[str, ...] = ()
     """IPFS gateways, tried in order; none means the coordinator's. They are never trusted."""
-    threads: Annotated[int, Field(ge=1)] = os.cpu_count() or 1
-    """CPU threads for training."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads for training; none means that the machine is timed once, and the fastest number taken."""
+    training: TrainingOptions = TrainingOptions()
+    """How this machine trains, where the round leaves that to the member."""
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _place_of_base(cls, given: object, info: ValidationInfo) -> object:
+        return folder_of(given, info.data["home"]) if isinstance(given, str) and "home" in info.data else given
 
     @property
     def node_key(self) -> Path:
@@ -81,8 +95,14 @@ def remember(settings: MemberSettings, *names: str) -> None:
     if after == before:
         return
     settings.home.mkdir(parents=True, exist_ok=True)
-    # A JSON string, number or list of strings is written the same way in TOML.
-    file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in sorted(after.items())))
+    tables = {name: value for name, value in after.items() if isinstance(value, dict)}
+    text = _lines({name: value for name, value in after.items() if name not in tables})
+    file.write_text(text + "".join(f"\n[{name}]\n{_lines(table)}" for name, table in sorted(tables.items())))
+
+
+def _lines(values: Mapping[str, object]) -> str:
+    """A JSON string, number, boolean or list of strings is written the same way in TOML."""
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in sorted(values.items()))
 
 
 def _plain(value: str | int | Path | tuple[str, ...]) -> str | int | list[str]:

@@ -19,6 +19,25 @@ class Update(Document):
     loss: float | None = None
     seconds: float = 0.0
     """Since the stage began."""
+    images_per_second: float | None = None
+    seconds_left: float | None = None
+    memory_bytes: int | None = None
+    validation: float | None = None
+    """Loss on held-out tokens at fixed noise."""
+    note: str = ""
+    """A sentence that a person should read."""
+
+    @property
+    def details(self) -> str:
+        """What stands beside the bar: loss, speed, time left, memory, as far as they are known."""
+        told = (
+            ("loss {:.3f}", self.loss),
+            ("held out {:.3f}", self.validation),
+            ("{:.1f} images/s", self.images_per_second),
+            ("{:.1f} GB", self.memory_bytes and self.memory_bytes / 1e9),
+            ("{} left", None if self.seconds_left is None else _clock(self.seconds_left)),
+        )
+        return " · ".join(words.format(value) for words, value in told if value is not None)
 
 
 class ProgressWriter:
@@ -49,6 +68,13 @@ class ProgressTail:
             complete = file.read().rpartition(b"\n")[0]
         self._position += len(complete) + 1 if complete else 0
         return [update for line in complete.splitlines() if (update := _parse(line))]
+
+
+def _clock(seconds: float) -> str:
+    """As 1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _parse(line: bytes) -> Update | None:

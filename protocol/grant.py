@@ -90,6 +90,18 @@ class RoundPlan(Document):
     learning_rate: float = 3e-3
     drift: Annotated[float, Field(ge=0)] = 5e-4
     """ρ: what an adapter pays for moving the base's answers to the base's own inputs; 0 is no penalty."""
+    min_snr: Annotated[float, Field(ge=0)] = 0.0
+    """γ of Min-SNR-γ: time steps with more signal than this weigh no more for it; 0 weighs all errors alike."""
+    noise_offset: Annotated[float, Field(ge=0)] = 0.0
+    """Noise that is the same all over a channel, so that pictures may be very dark or bright; 0 is none."""
+    caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """How often a picture is trained on without its caption; a trigger word stays."""
+    trait_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """How often each trait is left out of a caption."""
+    prior_pictures: Annotated[int, Field(ge=0)] = 0
+    """Pictures that the base draws itself, trained on beside the member's own so that it forgets less."""
+    prior_captions: Annotated[tuple[Annotated[str, Field(max_length=2000)], ...], Field(min_length=1)] = ("",)
+    """What those pictures show, in turn; the empty caption is anything."""
     statistics_pictures: Annotated[int, Field(ge=1)] = 16
     """Pictures drawn by the member's own adapter, from whose activations the statistics come."""
     statistics_rank: Annotated[int, Field(ge=1)] = 128

@@ -4,29 +4,33 @@ The wallet is not here; the node key and the stored grant are enough. An answer 
 ``rounds/<id>`` and given again.
 """
 
-import json
+import errno
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
 
+from client.collection.base_size import picture_size
+from client.collection.choice_file import load_choice
 from client.collection.dataset import Dataset, Source, build_dataset, load_held_out
 from client.config import MemberSettings, load_settings
 from client.journal import note_sent
 from client.node.tasks import Body, TaskHandler
 from client.progress import ProgressWriter, Update
 from client.pull.fetch import fetch_file
-from client.training.base import load_base
-from client.training.engine import TrainingProgress, train
+from client.training.checkpoint import drop_checkpoint
+from client.training.engine import TrainingProgress
+from client.training.machine import Machine
 from client.training.scoring import score
 from client.training.statistics import draw, recipe_of
 from client.wallet.grant import StoredGrant, read_signals, stored_grants
 from contracts_abi.model import Token
-from contracts_abi.readers import token_uris
+from contracts_abi.readers import finalized_snapshot, token_uris
 from contracts_abi.rpc import Rpc
 from protocol import node_key
 from protocol.adapter import dump_adapter, dump_statistics, load_adapter
@@ -41,9 +45,12 @@ from protocol.contribution import (
     TrainTask,
 )
 from protocol.errors import BadInput, ContentMismatch, ContributionRefused, NotAllowed
+from protocol.grant import RoundPlan
 from protocol.policy import judge
 
 ROUNDS = "rounds"
+OWN = "own"
+"""Stands for a round's id where a member trains alone."""
 FETCH_TIMEOUT_S = 60.0
 
 _ADAPTER, _STATISTICS, _SIGNED_HEADER = "adapter.safetensors", "statistics.safetensors", "contribution.json"
@@ -73,10 +80,11 @@ class MemberWork:
     def handle(self, kind: str, body: Body) -> Body:
         """``train`` → header, signature, adapter, statistics; ``score`` → report; ``declined`` with the reason."""
         try:
-            if kind == "train":
-                return self._train(_parse(TrainTask, body))
-            if kind == "score":
-                return self._score(_parse(ScoreTask, body), _bytes(body, "candidate"))
+            with full_disk_told(self.settings.home):
+                if kind == "train":
+                    return self._train(_parse(TrainTask, body))
+                if kind == "score":
+                    return self._score(_parse(ScoreTask, body), _bytes(body, "candidate"))
         except NotAllowed as refusal:
             return {"declined": str(refusal)}
         raise BadInput(f"This client knows no task called {kind[:40]!r}.", "Update Coterie.")
@@ -126,15 +134,14 @@ class MemberWork:
     def _contribute(self, task: TrainTask, granted: StoredGrant, folder: Path) -> Contribution:
         dataset = self._dataset(task, granted)
         dataset.save(folder)
-        _use_threads(self.settings.threads)
-        base = load_base(self.settings.base)
         progress = Progress(self.settings.home, task.round_id)
-        trained = train(base, dataset.examples, task.plan, progress.training)
+        machine = machine_of(self.settings, task.base_hash)
+        trained = machine.train(dataset.examples, dataset.held_out, task.plan, folder, progress.training)
         adapter = dump_adapter(trained.adapter)
         recipe = recipe_of(task.plan)
         captions = tuple(example.caption for example in dataset.examples)
         # From the adapter as it is sent, rounded to fp16: that is what anyone can recompute the statistics from.
-        sketches = draw(base, load_adapter(adapter), captions, recipe, progress.stage("statistics"))
+        sketches = draw(machine.base, load_adapter(adapter), captions, recipe, progress.stage("statistics"))
         statistics = dump_statistics(sketches)
         header = ContributionHeader(
             round_id=task.round_id,
@@ -152,7 +159,22 @@ class MemberWork:
         signature = node_key.sign(self.settings.node_key, header.canonical())
         contribution = Contribution(header, signature, adapter, statistics)
         _store(contribution, folder)
+        drop_checkpoint(folder)
         return contribution
+
+    def own_dataset(self, granted: StoredGrant, plan: RoundPlan) -> tuple[TrainTask, Dataset]:
+        """What of a grant would be trained on now, outside of any round, as the task that asks for it."""
+        grant = granted.grant
+        task = TrainTask(
+            round_id=OWN,
+            dao=grant.dao,
+            plan=plan,
+            policy_hash=grant.policy_hash,
+            base_hash=grant.base_hash,
+            snapshot=finalized_snapshot(self._rpc()),
+            tokens={grant.grant_id: grant.tokens},
+        )
+        return task, self._dataset(task, granted)
 
     def _dataset(self, task: TrainTask, granted: StoredGrant) -> Dataset:
         """What is both granted and admitted, judged once more by the policy that was granted under."""
@@ -168,7 +190,8 @@ class MemberWork:
             return fetch_file(path, gateways, max_bytes, FETCH_TIMEOUT_S)
 
         sources = [Source(token, uris.get(token, ""), rules[token]) for token in tokens]
-        return build_dataset(sources, fetch, picture_size(self.settings.base), progress.stage("pictures"))
+        size, choice = picture_size(self.settings.base), load_choice(self.settings.home)
+        return build_dataset(sources, fetch, size, progress.stage("pictures"), choice)
 
     def _rules(self, rpc: Rpc, task: TrainTask, granted: StoredGrant, tokens: Sequence[Token]) -> dict[Token, str]:
         signals = read_signals(rpc, tokens, task.snapshot)
@@ -199,10 +222,9 @@ class MemberWork:
         examples = load_held_out(folder)
         if not examples:
             raise NotAllowed("This member has too few tokens to hold pictures out for scoring.")
-        _use_threads(self.settings.threads)
         progress = Progress(self.settings.home, task.round_id).stage("scoring")
         progress(0, 1)
-        base = load_base(self.settings.base)
+        base = machine_of(self.settings, task.base_hash).base
         losses = score(base, load_adapter(candidate), task.gains, examples, task.seed)
         progress(1, 1)
         report = ScoreReport(
@@ -251,6 +273,11 @@ class Progress:
                 steps=now.steps,
                 loss=now.loss,
                 seconds=now.seconds,
+                images_per_second=now.images_per_second,
+                seconds_left=now.seconds_left,
+                memory_bytes=now.memory_bytes,
+                validation=now.validation,
+                note=now.note,
             )
         )
 
@@ -264,11 +291,22 @@ class Progress:
         return report
 
 
-def picture_size(base: Path) -> int:
-    """Pixels a side that the base draws: the UNet's sample size times the VAE's factor, as diffusers has it."""
-    unet = json.loads((base / "unet" / "config.json").read_text())
-    vae = json.loads((base / "vae" / "config.json").read_text())
-    return int(unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1))
+@contextmanager
+def full_disk_told(home: Path) -> Iterator[None]:
+    """Within, a full disk becomes a sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise BadInput(
+            "The member's disk is full.", f"Free some space for {home}; training then goes on from its last checkpoint."
+        ) from error
+
+
+def machine_of(settings: MemberSettings, base: str) -> Machine:
+    """The member's machine with its base, whose hash is ``base``."""
+    return Machine(settings.home, settings.base, base, settings.training, settings.threads)
 
 
 def _parse(model: type[Task], body: Body) -> Task:
@@ -318,9 +356,3 @@ def _replace(path: Path, data: bytes) -> None:
     beside = path.with_name(f".{path.name}.part")
     beside.write_bytes(data)
     beside.replace(path)
-
-
-def _use_threads(count: int) -> None:
-    import torch
-
-    torch.set_num_threads(count)

@@ -71,7 +71,7 @@ def observe(
     total = recipe.sampling_steps + recipe.noise_levels
     with base.under(adapter), torch.no_grad():
         latents = base.draw_latents(text, recipe.sampling_steps, generator, lambda s: progress(s, total))
-        moments = _Moments(base.denoiser, layers)
+        moments = _Moments(base, layers)
         with moments:
             for level, step in enumerate(even_steps(base, recipe.noise_levels), start=1):
                 steps = torch.full((len(latents),), step, device=base.device)
@@ -99,8 +99,8 @@ def sketch(moment: Tensor, rank: int) -> Sketch:
 class _Moments:
     """Hooks that add up x xᵀ of each input group, over all rows and positions, in fp64."""
 
-    def __init__(self, denoiser: nn.Module, layers: Sequence[str]) -> None:
-        modules = dict(denoiser.named_modules())
+    def __init__(self, base: Base, layers: Sequence[str]) -> None:
+        modules = base.layers
         readers = {input_group(layer): modules[layer] for layer in layers}
         # All text inputs are one: listening at one layer is listening at all of them.
         self._readers = readers
@@ -117,7 +117,7 @@ class _Moments:
 
     def _hook(self, group: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            rows = _rows(module, inputs[0])
+            rows = _rows(module, inputs[0].float())
             moment = Moment((rows.T @ rows).double(), len(rows))
             self.seen[group] = self.seen[group] + moment if group in self.seen else moment
 
