@@ -85,10 +85,10 @@ class RoundPlan(Document):
 
     rank: Annotated[int, Field(ge=1, le=128)] = 8
     """LoRA rank that members train at, and the most the coordinator takes."""
-    steps: Annotated[int, Field(ge=1)] = 160
+    steps: Annotated[int, Field(ge=1)] = 240
     batch: Annotated[int, Field(ge=1)] = 8
     learning_rate: float = 3e-3
-    drift: Annotated[float, Field(ge=0)] = 5e-4
+    drift: Annotated[float, Field(ge=0)] = 1e-3
     """ρ: what an adapter pays for moving the base's answers to the base's own inputs; 0 is no penalty."""
     min_snr: Annotated[float, Field(ge=0)] = 0.0
     """γ of Min-SNR-γ: time steps with more signal than this weigh no more for it; 0 weighs all errors alike."""
@@ -115,6 +115,11 @@ class RoundPlan(Document):
     quorum: Annotated[int, Field(ge=1)] = 2
     deadline_seconds: Annotated[int, Field(ge=1)] = 3600
     seed: int = 0
+    """Of everything that is drawn alike for all; each member trains with ``seed_of`` it."""
+
+    def seed_of(self, member: str) -> int:
+        """A member's own seed for training, so that adapters do not start in one and the same subspace."""
+        return int(sha256(f"{self.seed}:{member}".encode())[:8], 16)
 
 
 class StartRound(Document):

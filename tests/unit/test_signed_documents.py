@@ -144,3 +144,11 @@ def test_a_score_nobody_signed_is_refused(key: Path) -> None:
     flattered = signed.model_copy(update={"report": report.model_copy(update={"losses": (0.5, 0.1)})})
     with pytest.raises(ContributionRefused):
         flattered.check_integrity()
+
+
+def test_members_train_from_seeds_of_their_own_and_each_always_from_the_same() -> None:
+    plan = RoundPlan(seed=7)
+    one, other = plan.seed_of("0x" + "11" * 20), plan.seed_of("0x" + "22" * 20)
+    assert one != other
+    assert plan.seed_of("0x" + "11" * 20) == one
+    assert RoundPlan(seed=8).seed_of("0x" + "11" * 20) != one
