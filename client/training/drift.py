@@ -18,13 +18,26 @@ from client.training.statistics import observe, recipe_of, sketch
 from protocol.adapter import input_group
 from protocol.grant import RoundPlan
 
+WHOLE_UP_TO = 4
+
 
 @dataclass(frozen=True)
 class Metric:
-    """G₀ of one input: ``factor`` (n, k), ``diagonal`` (n,), not normalised."""
+    """G₀ of one input: ``factor`` (n, k), ``diagonal`` (n,), not normalised; ``whole`` (n, n) where that is quicker."""
 
     factor: Tensor
     diagonal: Tensor
+    whole: Tensor | None = None
+
+    @classmethod
+    def of(cls, factor: Tensor, diagonal: Tensor) -> "Metric":
+        """Multiplied out as long as it is no more than ``WHOLE_UP_TO`` times as wide as its rank."""
+        wide = len(factor) > WHOLE_UP_TO * factor.shape[1]
+        return cls(factor, diagonal, None if wide else factor @ factor.T + torch.diag(diagonal))
+
+    def after(self, a: Tensor) -> Tensor:
+        """A G₀, (r, n)."""
+        return a @ self.whole if self.whole is not None else (a @ self.factor) @ self.factor.T + a * self.diagonal
 
 
 @dataclass(frozen=True)
@@ -45,8 +58,8 @@ class DriftPenalty:
 class _Moved(torch.autograd.Function):
     """ρ Σ tr(B A G₀ Aᵀ Bᵀ) = ρ Σ ⟨P, M⟩ with P = BᵀB, M = A G₀ Aᵀ, and its gradient in closed form.
 
-    Hundreds of small layers cost more in the graph than in the arithmetic: this takes half of autograd's time.
-    With H = A F, ∂/∂B = ρ B (Mᵀ + M), ∂/∂A = ρ [(P + Pᵀ) H Fᵀ + (P + Pᵀ) A diag(d)]; sums are in autograd's order.
+    Hundreds of small layers cost more in the graph than in the arithmetic, so the gradient is written out: P and M
+    are symmetric, and ∂/∂A = 2ρ P A G₀, ∂/∂B = 2ρ B M.
     """
 
     @staticmethod
@@ -67,11 +80,9 @@ class _Moved(torch.autograd.Function):
 
 def _moved(strength: float, metric: Metric, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One layer's tr(B A G₀ Aᵀ Bᵀ), and ρ times its gradients to A (r, n) and B (m, r)."""
-    seen, spread, p = a @ metric.factor, a * metric.diagonal, b.T @ b
-    m = seen @ seen.T + spread @ a.T
-    by_p, by_m = strength * p, strength * m
-    to_a = (by_p @ a) * metric.diagonal + by_p.T @ spread + (by_p @ seen + by_p.T @ seen) @ metric.factor.T
-    return (p * m).sum(), to_a, b @ by_m.T + b @ by_m
+    seen, p = metric.after(a), b.T @ b
+    m = seen @ a.T
+    return torch.dot(p.flatten(), m.flatten()), (2 * strength * p) @ seen, b @ (2 * strength * m)
 
 
 def drift_penalty(base: Base, captions: Sequence[str], plan: RoundPlan) -> DriftPenalty:
@@ -83,7 +94,7 @@ def drift_penalty(base: Base, captions: Sequence[str], plan: RoundPlan) -> Drift
         unit = sketch(mean, recipe.rank)
         factor, diagonal = (torch.from_numpy(m).to(base.device) for m in (unit.factor, unit.diagonal))
         scale = float(mean.trace())
-        metrics[group] = Metric(factor * scale**0.5, diagonal * scale)
+        metrics[group] = Metric.of(factor * scale**0.5, diagonal * scale)
     return DriftPenalty(plan.drift, metrics)
 
 
