@@ -61,15 +61,17 @@ def _tell(terminal: Terminal, out: Path, base: Path, once: bool) -> None:
         with terminal.step("What left the members' machines", "Adapters and their statistics; never an image."):
             traffic = story.account()
         with terminal.step("Anyone pulls the model", "Fetched by its CID, every block checked, loaded by diffusers."):
-            pulled = story.pull(first, "first")
+            measuring = story.begin_measuring(story.pull(first, "first"))
         with terminal.step(
             "A sale",
             "dan sells a token whose licence ends with the sale: his contribution goes, the model is merged again.",
         ):
             second = story.sell()
             story.pull(second, "second")
-        with terminal.step("How good is it?", "Loss on pictures nobody trained on, and pictures to look at."):
-            measured = story.measure(pulled)
+        with terminal.step(
+            "How good is it?", "Loss on pictures nobody trained on, and pictures to look at; begun before the sale."
+        ):
+            measured = measuring.result()
             sheet = measured.sheet.replace(out / "sheet.png")
         if not once:
             terminal.say(f"The DAO's public page is up until Ctrl-C: {url}", "bold")

@@ -1,26 +1,27 @@
 """What the demo's table says: losses at fixed noise, heads recognised in drawn pictures, and the sheet to look at.
 
-The measuring itself (``python -m deploy.demo.measure``, an order on stdin, the answer on stdout) runs in processes of
-its own, so that the demo's terminal stays light and two models are measured side by side.
+The measuring itself (``python -m deploy.demo.measure ORDER``, the answer beside it) runs in processes of its own, so
+that the demo's terminal stays light, two models are measured side by side, and the story goes on meanwhile.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from bases.nouns_art import NounsArt, Seed, caption
+from deploy.demo.processes import environment
 from deploy.demo.world import IMAGE_DATA
+from processes.children import Child, end_with_parent
 from protocol.adapter import load_adapter
 from protocol.errors import Unreachable
 
@@ -40,7 +41,6 @@ GUIDANCE = 3.0
 """The same for every model; Stable Diffusion is seldom run with less."""
 BATCH = 32
 NOISE_SEED, PROMPT_SEED, DRAW_SEED = 1, 2, 3
-TIMEOUT_S = 300.0
 CELL, LABEL, MARGIN = 128, 22, 96
 
 
@@ -83,20 +83,47 @@ class Measured:
     sheet: Path
 
 
-def measure(order: Order) -> Measured:
-    """Share the models out to two processes, then recognise and put the sheet together.
+class Measuring:
+    """The models shared out to two processes, which have begun; leave the block and none of them is left."""
 
-    Raises:
-        Unreachable: a process failed; its last words are in the message.
-    """
-    names = list(order.models)
-    shares = [names[start::2] for start in (0, 1)]
-    parts = [
-        {**asdict(order), "models": {n: order.models[n] for n in share}, "draw": [n for n in share if n in order.draw]}
-        for share in shares
-        if share
-    ]
-    losses = {name: Losses(**values) for answer in _run(parts) for name, values in answer.items()}
+    def __init__(self, order: Order) -> None:
+        self._order, folder = order, Path(order.out)
+        shares = [share for start in (0, 1) if (share := list(order.models)[start::2])]
+        self._parts = [folder / f"measuring-{number}.json" for number in range(len(shares))]
+        self._children: list[Child] = []
+        for part, share in zip(self._parts, shares, strict=True):
+            models, drawing = {name: order.models[name] for name in share}, [n for n in share if n in order.draw]
+            part.write_text(json.dumps({**asdict(order), "models": models, "draw": drawing}))
+            command = [sys.executable, "-m", "deploy.demo.measure", str(part)]
+            self._children.append(Child(command, part.with_suffix(".log"), environment()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for child in self._children:
+            child.stop(patience=0)
+
+    def result(self) -> Measured:
+        """Wait for the answers, then recognise and put the sheet together.
+
+        Raises:
+            Unreachable: a process failed; its last words are in the message.
+        """
+        answers: dict[str, Losses] = {}
+        for child, part in zip(self._children, self._parts, strict=True):
+            child.wait()
+            answer = _answer_file(part)
+            if not answer.exists():
+                last = part.with_suffix(".log").read_text(errors="replace").strip().splitlines()[-1:]
+                raise Unreachable(f"The measuring failed: {(last or ['it said nothing'])[0]}")
+            answers |= {name: Losses(**values) for name, values in json.loads(answer.read_text()).items()}
+        return _summed_up(self._order, answers)
+
+
+def _summed_up(order: Order, losses: Mapping[str, Losses]) -> Measured:
     art = NounsArt.load(IMAGE_DATA)
     prompts = list(head_prompts(art, order.heads, order.drawn_each))
     drawn = {name: np.load(_drawn_file(order, name)) for name in order.draw}
@@ -104,7 +131,7 @@ def measure(order: Order) -> Measured:
     first = drawn[order.draw[0]]
     rows = {"the NFT": first["nfts"], **{name: pictures["held_out"] for name, pictures in drawn.items()}}
     sheet = draw_sheet([str(text) for text in first["captions"]], rows, Path(order.out) / "sheet.png")
-    return Measured({name: losses[name] for name in names}, recognised, sheet)
+    return Measured({name: losses[name] for name in order.models}, recognised, sheet)
 
 
 def head_prompts(art: NounsArt, heads: Sequence[int], each: int) -> Iterator[Seed]:
@@ -155,30 +182,6 @@ def _dataset(folder: Path) -> Iterator[tuple[Example, bool]]:
     for use in (locked.use for locked in lock.tokens):
         with Image.open(folder / PICTURES / f"{use.token.contract}-{use.token.token_id}.png") as image:
             yield Example(np.asarray(image.convert("RGB")).copy(), use.caption), use.held_out
-
-
-def _run(parts: Sequence[dict[str, Any]]) -> Iterator[dict[str, dict[str, float]]]:
-    """One process a part, side by side; none is left behind."""
-    command = [sys.executable, "-m", "deploy.demo.measure"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    running = [subprocess.Popen(command, **pipes, env=environment, text=True) for _ in parts]
-    try:
-        for process, part in zip(running, parts, strict=True):
-            assert process.stdin
-            process.stdin.write(json.dumps(part))
-            process.stdin.close()
-            process.stdin = None
-        for process in running:
-            answer, complaint = process.communicate(timeout=TIMEOUT_S)
-            if process.returncode:
-                last = complaint.strip().splitlines()[-1:] or ["it said nothing"]
-                raise Unreachable(f"The measuring failed: {last[0]}")
-            yield json.loads(answer)
-    finally:
-        for process in running:
-            process.kill()
-            process.communicate()
 
 
 def _answer(order: Order) -> dict[str, dict[str, float]]:
@@ -232,5 +235,12 @@ def _drawn_file(order: Order, name: str) -> Path:
     return Path(order.out) / f"drawn-{name}.npz"
 
 
+def _answer_file(part: Path) -> Path:
+    return part.with_suffix(".answer")
+
+
 if __name__ == "__main__":
-    print(json.dumps(_answer(Order(**json.load(sys.stdin)))))
+    end_with_parent()
+    asked = Path(sys.argv[1])
+    told = json.dumps(_answer(Order(**json.loads(asked.read_text()))))
+    _answer_file(asked).write_text(told)

@@ -18,7 +18,7 @@ from client.coordinator_api import CoordinatorApi, Eligibility
 from client.progress import ProgressTail
 from client.wallet.key import Wallet
 from coordinator.config import CoordinatorSettings
-from deploy.demo.measure import BASE, COLLECTIVE, DRAWN_EACH, SAMPLING_STEPS, Measured, Order, measure
+from deploy.demo.measure import BASE, COLLECTIVE, DRAWN_EACH, SAMPLING_STEPS, Measuring, Order
 from deploy.demo.processes import DemoFailed, Processes, environment, free_ports, last_words, program, run
 from deploy.demo.terminal import Show, Terminal, amount
 from deploy.demo.world import (
@@ -198,8 +198,8 @@ class Story:
             self.terminal.say(f"The manifest says why: {removal.reason}", "yellow")
         return release
 
-    def measure(self, pulled: Path) -> Measured:
-        """Losses, recognised heads and the sheet, of the base, each member's own adapter and the collective."""
+    def begin_measuring(self, pulled: Path) -> Measuring:
+        """Of the base, each member's own adapter and the collective: losses, recognised heads and the sheet."""
         rounds = {member.name: self.world.home(member) / "rounds" / self.round_id for member in self.scale.members}
         collective = str(pulled / "pytorch_lora_weights.safetensors")
         own = {f"{name}'s own": str(folder / "adapter.safetensors") for name, folder in rounds.items()}
@@ -213,7 +213,7 @@ class Story:
             drawn_each=self.scale.drawn_each,
             sampling_steps=self.scale.sampling_steps,
         )
-        return measure(order)
+        return self._stack.enter_context(Measuring(order))
 
     # What they stand on -----------------------------------------------------------------------------------------------
 

@@ -56,9 +56,10 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
         first = story.train()
         traffic = story.account()
         pulled = story.pull(first, "first")
+        measuring = story.begin_measuring(pulled)
         second = story.sell()
         story.pull(second, "second")
-        measured = story.measure(pulled)
+        measured = measuring.result()
     yield Told(folder, world, joined, first, traffic, pulled, second, measured, text.getvalue())
 
 
