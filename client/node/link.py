@@ -6,6 +6,7 @@ own program, which refuses a FAB with anything in it but the name of the install
 """
 
 import argparse
+import contextlib
 import importlib
 import io
 import logging
@@ -35,7 +36,6 @@ from protocol.errors import CoterieError, NotAllowed
 
 HOME = "COTERIE_HOME"
 HANDLER = "COTERIE_HANDLER"
-TOKEN = "COTERIE_TASK_TOKEN"  # noqa: S105 - the name of a variable
 POLL_INTERVAL = 0.5  # seconds between two looks for a task that the SuperNode has received
 
 CLIENT_APP = "client.node.link:client_app"
@@ -136,18 +136,39 @@ def _watch_for_tasks(address: str, secret: bytes) -> None:
     )
     # Agent tasks are taken too, so that they are refused instead of blocking the node.
     request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP, TaskType.AGENT_APP])
+    spare: subprocess.Popen[bytes] | None = None
     running: list[subprocess.Popen[bytes]] = []
     while True:
         answer = runtime.AcquireTask(request)
         if answer.token:
-            environment = {**os.environ, PARENT: str(os.getpid()), TOKEN: answer.token}
-            running.append(subprocess.Popen([sys.executable, "-m", "client.node", "task", address], env=environment))
-        running = [task for task in running if task.poll() is None]  # also reaps the ended ones
+            ready = spare if spare and _runs(spare) else _start_spare(address)
+            running, spare = [*running, _begin(ready, answer.token)], None
+        running = [task for task in running if _runs(task)]  # also reaps the ended ones
+        if not running and not (spare and _runs(spare)):
+            spare = _start_spare(address)
         time.sleep(POLL_INTERVAL)
 
 
+def _start_spare(address: str) -> subprocess.Popen[bytes]:
+    """A task's program that has nothing to do yet: it imports everything, which takes longer than many a task."""
+    command = [sys.executable, "-m", "client.node", "task", address]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, PARENT: str(os.getpid())})
+
+
+def _begin(task: subprocess.Popen[bytes], token: str) -> subprocess.Popen[bytes]:
+    """Give a waiting program its task, by a pipe that nobody else reads."""
+    assert task.stdin
+    with task.stdin as pipe, contextlib.suppress(BrokenPipeError):
+        pipe.write(token.encode())
+    return task
+
+
+def _runs(task: subprocess.Popen[bytes]) -> bool:
+    return task.poll() is None
+
+
 def _run_task(address: str) -> None:
-    """Run one task: fetch it from the SuperNode, check its FAB, answer it."""
+    """Import what tasks need, wait for one; then fetch it from the SuperNode, check its FAB, answer it."""
     program: Any = importlib.import_module("flwr.supernode.runtime.run_clientapp")
     install = program.install_from_fab
 
@@ -156,7 +177,10 @@ def _run_task(address: str) -> None:
         return install(fab, **options)
 
     program.install_from_fab = install_if_code_free
-    program.run_clientapp(runtime_api_address=address, token=os.environ.pop(TOKEN), insecure=True)
+    with contextlib.suppress(Exception):  # the task itself will fail by it, and say so
+        importlib.import_module(os.environ.get(HANDLER, INSTALLED_HANDLER).partition(":")[0])
+    if token := sys.stdin.read():
+        program.run_clientapp(runtime_api_address=address, token=token, insecure=True)
 
 
 def main() -> None:

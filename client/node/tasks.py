@@ -24,9 +24,6 @@ class TaskHandler(Protocol):
 
 
 def load_handler(reference: str, home: Path) -> TaskHandler:
-    """The handler of the member whose folder is ``home``; ``reference`` is ``module:function``.
-
-    Imported when a task is there, so that an idle node stays light.
-    """
+    """The handler of the member whose folder is ``home``; ``reference`` is ``module:function``."""
     module, _, function = reference.partition(":")
     return cast(TaskHandler, getattr(import_module(module), function)(home))
