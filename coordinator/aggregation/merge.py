@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from coordinator.aggregation import algebra, exact
 from coordinator.aggregation.gram import SKETCH_FROM, gram, sketched_gram
-from coordinator.aggregation.influence import MEASURED_UP_TO, moved
+from coordinator.aggregation.influence import MEASURED_UP_TO, Whole
 from coordinator.aggregation.robust import UNIT, Shares, shares
 from protocol.adapter import Factors, Sketch, input_group
 from protocol.errors import BadInput, ContributionRefused
@@ -87,6 +87,15 @@ class GroupSums:
 
     numerators: dict[str, NDArray[np.int64]]
     denominator: NDArray[np.int64]
+
+    def without(self, part: "GroupSums") -> "GroupSums":
+        """These sums less ``part``'s: bit for bit as if it had never been added."""
+        left = {layer: total - part.numerators[layer] for layer, total in self.numerators.items()}
+        return GroupSums(left, self.denominator - part.denominator)
+
+    def numerator_values(self) -> dict[str, NDArray[np.float64]]:
+        """Σ wᵢ Δᵢ Gᵢ by layer as fp64."""
+        return {layer: exact.numerator_value(total) for layer, total in self.numerators.items()}
 
     def commitments(self, group: str) -> Iterator[str]:
         """A line for each sum: its name, shape and SHA-256."""
@@ -211,10 +220,10 @@ def _solve_files(counted: tuple[Counted, ...], plan: RoundPlan, group: str, laye
     sums = group_sums(_opened(counted), group, layers)
     denominator = exact.denominator_value(sums.denominator)
     solved = {
-        layer: algebra.solve(exact.numerator_value(total), denominator, plan.regularisation, plan.release_rank)
-        for layer, total in sums.numerators.items()
+        layer: algebra.solve(total, denominator, plan.regularisation, plan.release_rank)
+        for layer, total in sums.numerator_values().items()
     }
-    each = tuple(_moved(sums, one, group, plan) for one in _opened(counted)) if _is_measured(counted) else ()
+    each = _moved(sums, _opened(counted), group, plan) if _is_measured(counted) else ()
     return SolvedGroup(solved, tuple(sums.commitments(group)), each)
 
 
@@ -222,20 +231,11 @@ def _is_measured(counted: tuple[Counted, ...]) -> bool:
     return 1 < len(counted) <= MEASURED_UP_TO and all(c.one.statistics for c in counted)
 
 
-def _moved(sums: GroupSums, one: Opened, group: str, plan: RoundPlan) -> float:
-    """How far the group's layers move without one contribution."""
-    alone = group_sums([one], group, tuple(sums.numerators))
-    denominator = exact.denominator_value(sums.denominator)
-    without = exact.denominator_value(sums.denominator - alone.denominator)
-    return sum(
-        moved(
-            exact.numerator_value(total),
-            denominator,
-            (exact.numerator_value(total - alone.numerators[layer]), without),
-            plan.regularisation,
-        )
-        for layer, total in sums.numerators.items()
-    )
+def _moved(sums: GroupSums, contributions: Sequence[Opened], group: str, plan: RoundPlan) -> tuple[float, ...]:
+    """How far the group's layers move without each contribution."""
+    whole = Whole.of(sums.numerator_values(), exact.denominator_value(sums.denominator), plan.regularisation)
+    rests = (sums.without(group_sums([one], group, tuple(sums.numerators))) for one in contributions)
+    return tuple(whole.moved(rest.numerator_values(), exact.denominator_value(rest.denominator)) for rest in rests)
 
 
 def _with_influence(
