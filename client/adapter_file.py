@@ -17,7 +17,7 @@ from protocol.adapter import Adapter, dump_adapter, load_adapter
 from protocol.base import base_hash
 from protocol.contribution import ContributionHeader
 from protocol.errors import BadInput, ContributionRefused, NotFound
-from protocol.kohya import dump_kohya, is_kohya, load_kohya, training_metadata
+from protocol.kohya import SD_SCRIPTS, dump_kohya, is_kohya, load_kohya, training_metadata
 from protocol.manifest import Manifest
 from protocol.modelspec import PREFIX, Architecture, ModelSpec, architecture_in, architecture_of, stamped
 from protocol.peft_metadata import folded, peft_metadata
@@ -25,7 +25,6 @@ from protocol.tensor_file import read_metadata, read_tensors
 
 ROUNDS = "rounds"
 OWN, RELEASED = "adapter.safetensors", "pytorch_lora_weights.safetensors"
-KOHYA = "https://github.com/kohya-ss/sd-scripts"
 
 console = Console()
 
@@ -116,7 +115,7 @@ def converted(data: bytes, form: Format, told: Told, architecture: Architecture,
     before = {key: value for key, value in metadata.items() if key.startswith(PREFIX)}
     spec = ModelSpec(
         architecture=architecture,
-        implementation=KOHYA if form is Format.KOHYA else "diffusers",
+        implementation=SD_SCRIPTS if form is Format.KOHYA else "diffusers",
         title=told.title or title_of(data) or name,
         description=told.description,
         licence=told.licence,

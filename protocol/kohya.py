@@ -18,6 +18,8 @@ from protocol.adapter import Adapter, Factors, as_tensors, component_of, from_te
 from protocol.errors import BadInput, ContributionRefused
 from protocol.tensor_file import Array, read_tensors, write_tensors
 
+SD_SCRIPTS = "https://github.com/kohya-ss/sd-scripts"
+"""How modelspec names this format as the implementation."""
 _DOWN, _UP, _ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
 _OTHER_KINDS = {
     "dora_scale": "DoRA",

@@ -12,7 +12,7 @@ from protocol.adapter import dump_adapter
 from protocol.canonical import sha256
 from protocol.errors import BadInput
 from protocol.grant import RoundPlan
-from protocol.kohya import dump_kohya
+from protocol.kohya import SD_SCRIPTS, dump_kohya
 from protocol.manifest import (
     BaseReference,
     GainScore,
@@ -24,12 +24,10 @@ from protocol.manifest import (
 from protocol.modelspec import ModelSpec, architecture_of, stamped
 from protocol.peft_metadata import peft_metadata
 from protocol.policy import LICENCES, Verdict
-from protocol.tensor_file import read_metadata
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 KOHYA = "collective.safetensors"
 """The same adapter as ComfyUI, A1111 and their kin read it."""
-SD_SCRIPTS = "https://github.com/kohya-ss/sd-scripts"
 MANIFEST = "manifest.json"
 CARD = "README.md"
 PROMPTS = 8
@@ -105,21 +103,22 @@ def _write_adapters(draft: ReleaseDraft, merged: Merged, base: Path, folder: Pat
     adapter, architecture = scaled_by(merged.adapter, draft.gain), architecture_of(base)
 
     def spec(implementation: str) -> dict[str, str]:
-        return ModelSpec(
+        entry = ModelSpec(
             architecture,
             implementation,
             title=f"{draft.dao} collective, {draft.round_id}",
             licence=licence,
             merged_from=tuple(c.contribution_id for c in draft.contributions),
-        ).metadata()
+        )
+        return {"format": "pt", **entry.metadata()}
 
-    in_diffusers = dump_adapter(adapter, {**peft_metadata(adapter), **spec("diffusers")})
-    (folder / ADAPTER).write_bytes(stamped(in_diffusers, read_metadata(in_diffusers)))
+    said = {**peft_metadata(adapter), **spec("diffusers")}
+    (folder / ADAPTER).write_bytes(stamped(dump_adapter(adapter), said))
     try:
-        in_kohya = dump_kohya(adapter, architecture.name, spec(SD_SCRIPTS))
+        in_kohya = dump_kohya(adapter, architecture.name)
     except BadInput:
         return (ADAPTER,)
-    (folder / KOHYA).write_bytes(stamped(in_kohya, read_metadata(in_kohya)))
+    (folder / KOHYA).write_bytes(stamped(in_kohya, spec(SD_SCRIPTS)))
     return ADAPTER, KOHYA
 
 
