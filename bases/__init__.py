@@ -1,7 +1,9 @@
-"""The base models that ship with Coterie, and the scripts that made them.
+"""The frozen base models, as both sides run them.
 
-What lives here: frozen diffusers folders (package data), the art they were trained on as pure arrays,
-and the training script anyone can run again. Nothing here knows about rounds, wallets or members.
+What lives here: the base that ships with Coterie (package data, its art as pure arrays, the script that trained it),
+the families of bases that are known, how one is loaded, and the statistics of its layers' inputs. Nothing here knows
+about wallets or members, or trains an adapter. ``loading``, ``families`` and ``statistics`` import torch, so they are
+imported by programs of their own, never by the coordinator's web side.
 """
 
 from pathlib import Path

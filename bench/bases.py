@@ -7,8 +7,8 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from bases import EMBEDDED_BASE
-from client.training.families import Base
-from client.training.families.stable_diffusion import StableDiffusion
+from bases.families import Base
+from bases.families.stable_diffusion import StableDiffusion
 
 TEXT = 256
 

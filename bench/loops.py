@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from peft import LoraConfig
 
+from bases.families import Base
 from client.collection.example import Example
 from client.training.descent import Descent, adapting
 from client.training.drift import drift_penalty
 from client.training.engine import prepare
-from client.training.families import Base
 from client.training.options import TrainingOptions
 from protocol.grant import RoundPlan
 

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from bases import EMBEDDED_BASE
+from bases.families import Base
+from bases.loading import load_base
 from bases.nouns_art import NounsArt, caption
 from bench.bases import quiet, small_sd15
 from bench.loops import Step, floor, ours, script
 from client.collection.example import Example
-from client.training.base import load_base
 from client.training.engine import train
-from client.training.families import Base
 from client.training.scoring import score
 from client.training.timing import cores, use_threads
 from protocol.grant import RoundPlan

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from bases.statistics import draw, recipe_of
 from client.collection.base_size import picture_size
 from client.collection.choice_file import load_choice
 from client.collection.dataset import Dataset, Source, build_dataset, load_held_out
@@ -27,7 +28,6 @@ from client.training.checkpoint import drop_checkpoint
 from client.training.engine import TrainingProgress
 from client.training.machine import Machine
 from client.training.scoring import score
-from client.training.statistics import draw, recipe_of
 from client.wallet.grant import StoredGrant, read_signals, stored_grants
 from contracts_abi.model import Token
 from contracts_abi.readers import finalized_snapshot, token_uris

@@ -1,6 +1,5 @@
-"""Training on this machine: a frozen base, a LoRA adapter, the statistics of what it reads, held-out scores.
+"""Training on this machine: a LoRA adapter on a frozen base, and held-out scores.
 
-``base`` loads and encodes, ``engine`` trains, ``statistics`` draws and measures, ``scoring`` judges
-candidates. Torch, diffusers and peft are imported here and nowhere else in the client; nothing here
-reads the chain or talks to the coordinator.
+``engine`` trains, ``drift`` holds an adapter to the base's answers, ``scoring`` judges candidates. Peft is imported
+here and nowhere else in the client; nothing here reads the chain or talks to the coordinator.
 """

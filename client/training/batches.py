@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bases.families import Base
+from bases.families.family import Conditioning, Encoded, Size
 from client.collection.example import Example
 from client.training.cache import Cache, Tensors
-from client.training.families import Base
-from client.training.families.family import Conditioning, Encoded, Size
 from client.training.losses import Draw, draw_noise
 from client.training.prior import prior_captions, prior_latents
 from protocol.canonical import sha256

@@ -8,10 +8,10 @@ from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from torch import Tensor
 
+from bases.families import Base
 from client.training.batches import Batches
 from client.training.checkpoint import State, optimizer_state, restore_optimizer
 from client.training.drift import DriftPenalty, adapted_pairs
-from client.training.families import Base
 from client.training.losses import DenoisingLoss, Draw
 from client.training.optimizers import build_optimizer, build_schedule
 from client.training.options import TrainingOptions

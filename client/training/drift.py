@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from client.training.families import Base
-from client.training.statistics import observe, recipe_of, sketch
+from bases.families import Base
+from bases.statistics import observe, recipe_of, sketch
 from protocol.adapter import input_group
 from protocol.grant import RoundPlan
 

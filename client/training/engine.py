@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bases.families import Base
 from client.collection.example import Example
 from client.training.batches import Batches, buckets_of, by_size, encode
 from client.training.cache import Cache
 from client.training.checkpoint import State, load_checkpoint, save_checkpoint
 from client.training.descent import Descent, adapting, format_of, rank_of
 from client.training.drift import drift_penalty
-from client.training.families import Base
 from client.training.metrics import Metrics
 from client.training.options import TrainingOptions
 from client.training.sheet import save_sheet

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bases.families import Base
 from client.collection.example import Example
 from client.training.batches import Batches
 from client.training.descent import adapting, rank_of
 from client.training.drift import adapted_pairs
 from client.training.engine import most_memory
-from client.training.families import Base
 from client.training.options import TrainingOptions
 from client.training.timing import Choice
 from protocol.grant import RoundPlan

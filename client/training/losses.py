@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from client.training.families import Base
-from client.training.families.family import Conditioning
+from bases.families import Base
+from bases.families.family import Conditioning
 from protocol.grant import RoundPlan
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bases.families import Base
+from bases.loading import load_base
 from client.collection.example import Example
-from client.training.base import load_base
 from client.training.cache import Cache
 from client.training.engine import Trained, TrainingProgress, Workspace, prepare, train
 from client.training.estimate import Estimate, estimate
-from client.training.families import Base
 from client.training.options import TrainingOptions
 from client.training.timing import Choice, cores, fastest, use_threads
 from protocol.grant import RoundPlan

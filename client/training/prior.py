@@ -2,9 +2,9 @@
 
 import torch
 
+from bases.families import Base
+from bases.statistics import SAMPLING_STEPS
 from client.training.cache import Cache, Tensors
-from client.training.families import Base
-from client.training.statistics import SAMPLING_STEPS
 from protocol.grant import RoundPlan
 
 BATCH = 8

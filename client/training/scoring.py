@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from bases.families import Base
+from bases.families.family import Encoded
+from bases.statistics import even_steps
 from client.collection.example import Example
-from client.training.families import Base
-from client.training.families.family import Encoded
-from client.training.statistics import even_steps
 from protocol.adapter import Factors
 from protocol.errors import BadInput
 

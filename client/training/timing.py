@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from bases.families import Base
 from client.training.batches import Batches
 from client.training.cache import replace_durably
 from client.training.descent import Descent, adapting
-from client.training.families import Base
 from client.training.options import TrainingOptions
 from client.training.precision import best_format
 from protocol.canonical import canonical, sha256

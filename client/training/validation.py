@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from bases.families import Base
+from bases.families.family import Encoded
 from client.training.checkpoint import State
-from client.training.families import Base
-from client.training.families.family import Encoded
 from client.training.scoring import fixed_noise_loss
 from protocol.adapter import Array, Factors
 

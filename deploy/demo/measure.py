@@ -26,8 +26,8 @@ from protocol.adapter import load_adapter
 from protocol.errors import Unreachable
 
 if TYPE_CHECKING:  # both load torch, which only the measuring processes need
+    from bases.loading import Base
     from client.collection.example import Example
-    from client.training.base import Base
 
 Picture = NDArray[np.uint8]
 
@@ -186,8 +186,8 @@ def _dataset(folder: Path) -> Iterator[tuple[Example, bool]]:
 
 def _answer(order: Order) -> dict[str, dict[str, float]]:
     """In the measuring process: the losses of each model, and its pictures into ``out``."""
+    from bases.loading import load_base
     from client.collection.example import Example
-    from client.training.base import load_base
     from client.training.scoring import fixed_noise_loss
 
     base = load_base(Path(order.base))

@@ -12,10 +12,10 @@ from protocol.grant import RoundPlan
 
 torch = pytest.importorskip("torch")
 
+from bases.families import Base  # noqa: E402
+from bases.loading import load_base  # noqa: E402
 from client.training import engine  # noqa: E402
-from client.training.base import load_base  # noqa: E402
 from client.training.drift import DriftPenalty, Metric, adapted_layers, drift_penalty  # noqa: E402
-from client.training.families import Base  # noqa: E402
 from client.training.scoring import score  # noqa: E402
 from protocol.adapter import input_group  # noqa: E402
 

@@ -15,9 +15,10 @@ from protocol.grant import RoundPlan
 
 torch = pytest.importorskip("torch")
 
+from bases import statistics  # noqa: E402
+from bases.loading import Base, load_base  # noqa: E402
 from client.collection.example import Example  # noqa: E402
-from client.training import engine, statistics  # noqa: E402
-from client.training.base import Base, load_base  # noqa: E402
+from client.training import engine  # noqa: E402
 from client.training.scoring import score  # noqa: E402
 from coordinator.aggregation.merge import MergeInput, merge, scaled_by  # noqa: E402
 

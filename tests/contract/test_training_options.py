@@ -17,9 +17,9 @@ torch = pytest.importorskip("torch")
 
 from peft import LoraConfig, get_peft_model_state_dict  # noqa: E402
 
+from bases.loading import Base, load_base  # noqa: E402
 from client.collection.example import Example  # noqa: E402
 from client.training import engine  # noqa: E402
-from client.training.base import Base, load_base  # noqa: E402
 from client.training.drift import DriftPenalty, Metric  # noqa: E402
 from client.training.options import TrainingOptions  # noqa: E402
 from client.training.validation import Validation  # noqa: E402

@@ -17,9 +17,9 @@ from protocol.grant import RoundPlan
 
 torch = pytest.importorskip("torch")
 
+from bases.loading import Base, load_base  # noqa: E402
 from client.collection.example import Example  # noqa: E402
 from client.training import checkpoint, engine  # noqa: E402
-from client.training.base import Base, load_base  # noqa: E402
 from client.training.options import TrainingOptions  # noqa: E402
 
 pytestmark = pytest.mark.slow

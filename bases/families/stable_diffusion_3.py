@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from client.training.families.family import Base, Conditioning, Size
+from bases.families.family import Base, Conditioning, Size
 from protocol.adapter import ADAPTED_IN_TRANSFORMER
 from protocol.errors import BadInput
 

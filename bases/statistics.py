@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from client.training.families import Base
+from bases.families import Base
 from protocol.adapter import Factors, Sketch, input_group
 from protocol.contribution import StatisticsRecipe
 from protocol.errors import BadInput

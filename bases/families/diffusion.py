@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from client.training.families.family import Base
+from bases.families.family import Base
 from protocol.adapter import ADAPTED
 from protocol.errors import BadInput
 

@@ -7,7 +7,7 @@ from typing import Any
 import diffusers
 import torch
 
-from client.training.families import Base, family_of
+from bases.families import Base, family_of
 from protocol.errors import BadInput
 
 

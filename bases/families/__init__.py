@@ -10,7 +10,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from client.training.families.family import Base
+from bases.families.family import Base
 
 
 def family_of(pipeline: str) -> type[Base] | None:

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from client.training.families.diffusion import Diffusion
-from client.training.families.family import Conditioning, Size
+from bases.families.diffusion import Diffusion
+from bases.families.family import Conditioning, Size
 
 
 class StableDiffusion(Diffusion):

@@ -5,20 +5,35 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.collection.example import Example, Picture
 from protocol.adapter import Factors, layer_in
 from protocol.errors import BadInput
 
+Picture = NDArray[np.uint8]
+"""(height, width, 3), sRGB."""
 Size = tuple[int, int]
 """Height and width in pixels."""
 _PICTURES_AT_ONCE = 8
+
+
+class Captioned(Protocol):
+    """A picture and what is said of it."""
+
+    @property
+    def picture(self) -> Picture:
+        """At the size at which it is encoded."""
+        ...
+
+    @property
+    def caption(self) -> str:
+        """All that is said."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -153,7 +168,7 @@ class Base(ABC):
         return latents
 
     @torch.no_grad()
-    def encode(self, examples: Sequence[Example]) -> Encoded:
+    def encode(self, examples: Sequence[Captioned]) -> Encoded:
         """Pictures of one size to latents, captions to text, once: no encoder is trained."""
         size: Size = examples[0].picture.shape[:2]
         latents = self.encode_pictures([e.picture for e in examples])
