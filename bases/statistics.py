@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from bases.families import Base
+from bases.families.family import Conditioning
 from protocol.adapter import Factors, Sketch, input_group
 from protocol.contribution import StatisticsRecipe
 from protocol.errors import BadInput
@@ -66,18 +67,50 @@ def observe(
     progress: Callable[[int, int], None] = lambda step, steps: None,
 ) -> dict[str, Moment]:
     """Second moments, by input group, of what ``layers`` read on pictures that base and adapter draw themselves."""
+    with base.under(adapter):
+        return measure(base, layers, draw_pictures(base, captions, recipe, progress), recipe, progress)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures as ``latents`` (n, c, h, w) with their ``text``; whatever chance comes next is the generator's."""
+
+    latents: Tensor
+    text: Conditioning
+    generator: torch.Generator
+
+
+def draw_pictures(
+    base: Base,
+    captions: Sequence[str],
+    recipe: StatisticsRecipe,
+    progress: Callable[[int, int], None] = lambda step, steps: None,
+) -> Drawn:
+    """The recipe's pictures, as the base draws them with whatever adapter it is under; the captions take turns."""
     generator = torch.Generator(base.device).manual_seed(recipe.seed)
-    text = base.embed([captions[i % len(captions)] for i in range(recipe.pictures)])
     total = recipe.sampling_steps + recipe.noise_levels
-    with base.under(adapter), torch.no_grad():
+    with torch.no_grad():
+        text = base.embed([captions[i % len(captions)] for i in range(recipe.pictures)])
         latents = base.draw_latents(text, recipe.sampling_steps, generator, lambda s: progress(s, total))
-        moments = _Moments(base, layers)
-        with moments:
-            for level, step in enumerate(even_steps(base, recipe.noise_levels), start=1):
-                steps = torch.full((len(latents),), step, device=base.device)
-                noise = torch.randn(latents.shape, generator=generator, device=base.device)
-                base.predict(base.noised(latents, noise, steps)[0], steps, text)
-                progress(recipe.sampling_steps + level, total)
+    return Drawn(latents, text, generator)
+
+
+def measure(
+    base: Base,
+    layers: Sequence[str],
+    drawn: Drawn,
+    recipe: StatisticsRecipe,
+    progress: Callable[[int, int], None] = lambda step, steps: None,
+) -> dict[str, Moment]:
+    """Second moments, by input group, of what ``layers`` read when the base looks at noised pictures."""
+    latents, total = drawn.latents, recipe.sampling_steps + recipe.noise_levels
+    moments = _Moments(base, layers)
+    with moments, torch.no_grad():
+        for level, step in enumerate(even_steps(base, recipe.noise_levels), start=1):
+            steps = torch.full((len(latents),), step, device=base.device)
+            noise = torch.randn(latents.shape, generator=drawn.generator, device=base.device)
+            base.predict(base.noised(latents, noise, steps)[0], steps, drawn.text)
+            progress(recipe.sampling_steps + level, total)
     return moments.seen
 
 

@@ -106,6 +106,10 @@ class CoordinatorSettings(BaseSettings):
         return self.data / "contributions"
 
     @property
+    def lessons(self) -> Path:
+        return self.data / "lessons"
+
+    @property
     def candidates(self) -> Path:
         return self.data / "candidates"
 

@@ -90,7 +90,7 @@ class RoundRow(Base):
     deadline: Mapped[int]
     merged: Mapped[str | None]
     """JSON list of the contribution ids that the candidate is merged from, sorted."""
-    candidate_sha256: Mapped[str | None]
+    candidates_hash: Mapped[str | None]
     scoring_since: Mapped[int | None]
     run_id: Mapped[str | None]
     cid: Mapped[str | None]
@@ -150,7 +150,7 @@ class ScoreReportRow(Base):
 
     round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"), primary_key=True)
     node_key: Mapped[str] = mapped_column(primary_key=True)
-    candidate_sha256: Mapped[str] = mapped_column(primary_key=True)
+    candidates_hash: Mapped[str] = mapped_column(primary_key=True)
     report: Mapped[str | None]
     """Canonical SignedScoreReport."""
     declined: Mapped[str | None]

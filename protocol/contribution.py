@@ -1,12 +1,13 @@
 """What a node sends: a signed contribution, and signed scores of candidates."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from contracts_abi.model import Snapshot, Token
-from protocol.canonical import Document, sha256
+from protocol.canonical import Document, canonical, sha256
 from protocol.errors import ContributionRefused
 from protocol.grant import Hash, RoundPlan
 from protocol.node_key import verify
@@ -107,25 +108,40 @@ class TrainTask(Document):
     """Grant → the tokens that are admitted at this snapshot."""
 
 
+CandidateName = Literal["regression mean", "distilled"]
+
+
+class Candidate(Document):
+    """A merged adapter at gain 1 that may become the release: how it was made, and its file's hash."""
+
+    name: CandidateName
+    sha256: Hash
+
+
+def candidates_hash(candidates: Sequence[Candidate]) -> str:
+    """What scores are about: SHA-256 over the list in its order."""
+    return sha256(canonical([one.model_dump(mode="json") for one in candidates]))
+
+
 class ScoreTask(Document):
-    """Which candidates to score: one merged adapter at gain 1, and the gains to try."""
+    """What to score: every candidate at every gain."""
 
     round_id: str
-    candidate_sha256: Hash
+    candidates: Annotated[tuple[Candidate, ...], Field(min_length=1)]
     gains: tuple[float, ...]
     seed: int
     base_hash: Hash
 
 
 class ScoreReport(Document):
-    """One member's scores on the images it held out: mean denoising loss by gain, lower is better."""
+    """One member's scores on the images it held out: mean denoising loss, lower is better."""
 
     round_id: str
     grant_id: str
     node_key: str
-    candidate_sha256: Hash
-    losses: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...]
-    """In the order of the task's gains."""
+    candidates_hash: Hash
+    losses: tuple[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], ...]
+    """For each of the task's candidates, in the order of the task's gains."""
     images: int
 
 

@@ -110,6 +110,9 @@ class RoundPlan(Document):
     tail: float = 0.002
     """τ: the share of the merged delta's energy, in the data's metric, that truncation may drop."""
     release_rank: Annotated[int, Field(ge=1)] = 64
+    distillation_steps: Annotated[int, Field(ge=0)] = 100
+    """Steps in which the collective, after the merge, learns to answer as the members' adapters do; 0 is none."""
+    distillation_rate: Annotated[float, Field(gt=0)] = 2e-3
     gains: tuple[float, ...] = (0.0, 0.7, 1.0, 1.15, 1.3)
     """Candidate gains; 0 is the base alone, so that a merge that helps nobody is seen as such."""
     quorum: Annotated[int, Field(ge=1)] = 2

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from contracts_abi.model import Address, Snapshot, Token
 from protocol.canonical import Document
-from protocol.contribution import ContributionHeader, TokenUse
+from protocol.contribution import CandidateName, ContributionHeader, TokenUse
 from protocol.errors import ContentMismatch, ContributionRefused
 from protocol.grant import Grant, Hash, RoundPlan, require_signer
 from protocol.node_key import verify
@@ -31,6 +31,8 @@ class MergedContribution(Document):
     """‖Δ‖, Frobenius over all layers."""
     note: str = ""
     """Why it counts for less than its weight, if it does."""
+    statistics_error: Annotated[float, Field(ge=0)] | None = None
+    """How far its statistics are from those that the coordinator drew again, the worst input's relative distance."""
     influence: Annotated[float, Field(ge=0)] | None = None
     """How far the collective moves, in the data's metric and relative to itself, when this one is left out."""
     licences: tuple[str, ...]
@@ -67,9 +69,21 @@ class Removal(Document):
 
 
 class GainScore(Document):
+    candidate: CandidateName = "regression mean"
     gain: float
     loss: float
     """The members' median of held-out losses."""
+
+
+class Distillation(Document):
+    """How the distilled candidate came about, beside the plan's steps and rate."""
+
+    teachers: int
+    """Contributions whose adapters it learned from."""
+    lessons: int
+    first_loss: float
+    last_loss: float
+    """Mean squared distance to the teachers' answers, over the first and the last tenth of the steps."""
 
 
 class Merge(Document):
@@ -80,6 +94,9 @@ class Merge(Document):
     rank: int
     tail: float
     """Share of the merged delta's energy, in the data's metric, that truncation dropped; the worst layer's."""
+    candidate: CandidateName = "regression mean"
+    """Which of the candidates is published."""
+    distillation: Distillation | None = None
     commitment: Hash
     """SHA-256 over the integer sums before anything is solved: equal for equal sets, in any order."""
     gain: float

@@ -28,6 +28,7 @@ from protocol.contribution import (
     TokenUse,
     Training,
     TrainTask,
+    candidates_hash,
 )
 from protocol.grant import RoundPlan
 
@@ -41,7 +42,7 @@ SHAPES: Mapping[str, tuple[int, ...]] = {
     f"{TRANSFORMER}.attn2.to_k": (8, 12),
     f"{TRANSFORMER}.attn2.to_v": (8, 12),
 }
-PLAN = RoundPlan(rank=2, statistics_rank=4, release_rank=4, steps=1, gains=(0.0, 1.0), quorum=2)
+PLAN = RoundPlan(rank=2, statistics_rank=4, release_rank=4, steps=1, distillation_steps=0, gains=(0.0, 1.0), quorum=2)
 
 
 def write_small_base(folder: Path) -> Path:
@@ -128,13 +129,13 @@ def reply_of(contribution: Contribution) -> dict[str, bytes | str | int | float]
 
 
 def scores_for(task: ScoreTask, grant_id: str, key: Path, losses: tuple[float, ...]) -> SignedScoreReport:
-    """A member's scores of the task's candidate."""
+    """A member's scores of the task's candidates, the same ``losses`` for each."""
     report = ScoreReport(
         round_id=task.round_id,
         grant_id=grant_id,
         node_key=node_key.public_of(key),
-        candidate_sha256=task.candidate_sha256,
-        losses=losses,
+        candidates_hash=candidates_hash(task.candidates),
+        losses=(losses,) * len(task.candidates),
         images=1,
     )
     return SignedScoreReport(report=report, signature=node_key.sign(key, report.canonical()))

@@ -37,12 +37,14 @@ from protocol.adapter import dump_adapter, dump_statistics, load_adapter
 from protocol.base import base_hash
 from protocol.canonical import Document, sha256
 from protocol.contribution import (
+    Candidate,
     Contribution,
     ContributionHeader,
     ScoreReport,
     ScoreTask,
     SignedScoreReport,
     TrainTask,
+    candidates_hash,
 )
 from protocol.errors import BadInput, ContentMismatch, ContributionRefused, NotAllowed
 from protocol.grant import RoundPlan
@@ -84,7 +86,7 @@ class MemberWork:
                 if kind == "train":
                     return self._train(_parse(TrainTask, body))
                 if kind == "score":
-                    return self._score(_parse(ScoreTask, body), _bytes(body, "candidate"))
+                    return self._score(_parse(ScoreTask, body), body)
         except NotAllowed as refusal:
             return {"declined": str(refusal)}
         raise BadInput(f"This client knows no task called {kind[:40]!r}.", "Update Coterie.")
@@ -207,33 +209,34 @@ class MemberWork:
             raise BadInput("The member's client knows no chain node to ask.", "Set rpc_url in member.toml.")
         return Rpc(self.settings.rpc_url)
 
-    def _score(self, task: ScoreTask, candidate: bytes) -> Body:
-        if sha256(candidate) != task.candidate_sha256:
-            raise ContentMismatch("The candidate is not the adapter that the task names.")
+    def _score(self, task: ScoreTask, body: Body) -> Body:
+        adapters = [_candidate(one, body) for one in task.candidates]
         self._require_base(task.base_hash)
         folder, grant_id = self._scorer(task)
         kept = folder / f"score-{task.digest()[:16]}.json"
         if not kept.exists():
-            _replace(kept, self._report(task, candidate, folder, grant_id).canonical())
+            _replace(kept, self._report(task, adapters, folder, grant_id).canonical())
         parts: Body = {"report": kept.read_bytes()}
         self._note_sent(f"round {task.round_id}", parts)
         return parts
 
-    def _report(self, task: ScoreTask, candidate: bytes, folder: Path, grant_id: str) -> SignedScoreReport:
+    def _report(self, task: ScoreTask, adapters: Sequence[bytes], folder: Path, grant_id: str) -> SignedScoreReport:
         examples = load_held_out(folder)
         if not examples:
             raise NotAllowed("This member has too few tokens to hold pictures out for scoring.")
         progress = Progress(self.settings.home, task.round_id).stage("scoring")
-        progress(0, 1)
+        progress(0, len(adapters))
         base = machine_of(self.settings, task.base_hash).base
-        losses = score(base, load_adapter(candidate), task.gains, examples, task.seed)
-        progress(1, 1)
+        losses = []
+        for adapter in adapters:
+            losses.append(score(base, load_adapter(adapter), task.gains, examples, task.seed))
+            progress(len(losses), len(adapters))
         report = ScoreReport(
             round_id=task.round_id,
             grant_id=grant_id,
             node_key=node_key.public_of(self.settings.node_key),
-            candidate_sha256=task.candidate_sha256,
-            losses=losses,
+            candidates_hash=candidates_hash(task.candidates),
+            losses=tuple(losses),
             images=len(examples),
         )
         return SignedScoreReport(report=report, signature=node_key.sign(self.settings.node_key, report.canonical()))
@@ -317,6 +320,13 @@ def _parse(model: type[Task], body: Body) -> Task:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadInput(f"The task cannot be read ({where}: {first['msg']}).", "Versions may differ.") from error
+
+
+def _candidate(named: Candidate, body: Body) -> bytes:
+    data = _bytes(body, named.name)
+    if sha256(data) != named.sha256:
+        raise ContentMismatch(f"The candidate {named.name!r} is not the adapter that the task names.")
+    return data
 
 
 def _bytes(body: Body, name: str) -> bytes:

@@ -1,37 +1,42 @@
-"""The gain, chosen on images that members held out, by members who may not all be honest."""
+"""Candidate and gain, chosen on images that members held out, by members who may not all be honest."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.contribution import ScoreReport
+from protocol.contribution import CandidateName, ScoreReport
 from protocol.errors import BadInput
 from protocol.manifest import GainScore
 
 
 def choose(
-    reports: Sequence[ScoreReport], gains: Sequence[float], weights: Mapping[str, int] | None = None
-) -> tuple[float, tuple[GainScore, ...]]:
-    """The gain whose weighted median of held-out losses is least; the smaller one where two are equal.
+    reports: Sequence[ScoreReport],
+    candidates: Sequence[CandidateName],
+    gains: Sequence[float],
+    weights: Mapping[str, int] | None = None,
+) -> tuple[GainScore, tuple[GainScore, ...]]:
+    """The candidate and gain whose weighted median of held-out losses is least, and what everything scored.
 
-    ``weights`` are the contributions' by grant, one where a scorer has none. The median moves little for one liar,
-    whatever number it reports.
+    Where two are equal, the smaller gain and then the earlier candidate. ``weights`` are the contributions' by grant,
+    one where a scorer has none. The median moves little for one liar, whatever number it reports.
 
     Raises:
-        BadInput: nobody scored, or a report is not about these gains.
+        BadInput: nobody scored, or a report is not about these candidates and gains.
     """
     if not reports:
         raise BadInput("No member scored the candidates.")
-    if any(len(report.losses) != len(gains) for report in reports):
-        raise BadInput("A score report is about other gains.")
+    shape = [len(gains)] * len(candidates)
+    if any([len(losses) for losses in report.losses] != shape for report in reports):
+        raise BadInput("A score report is about other candidates or gains.")
     counted = np.array([max(1, (weights or {}).get(report.grant_id, 1)) for report in reports])
-    columns = np.array([report.losses for report in reports]).T
+    told = np.array([report.losses for report in reports])
     scores = tuple(
-        GainScore(gain=gain, loss=weighted_median(losses, counted)) for gain, losses in zip(gains, columns, strict=True)
+        GainScore(candidate=name, gain=gain, loss=weighted_median(told[:, i, j], counted))
+        for i, name in enumerate(candidates)
+        for j, gain in enumerate(gains)
     )
-    best = min(scores, key=lambda s: (s.loss, s.gain))
-    return best.gain, scores
+    return min(scores, key=lambda score: (score.loss, score.gain)), scores
 
 
 def weighted_median(values: NDArray[np.float64], weights: NDArray[np.int64]) -> float:

@@ -15,6 +15,7 @@ from protocol.grant import RoundPlan
 from protocol.kohya import SD_SCRIPTS, dump_kohya
 from protocol.manifest import (
     BaseReference,
+    Distillation,
     GainScore,
     Manifest,
     Merge,
@@ -49,16 +50,17 @@ class ReleaseDraft:
     contributions: tuple[MergedContribution, ...]
     exclusions: tuple[Verdict, ...]
     removals: tuple[Removal, ...]
-    gain: float
+    chosen: GainScore
     scores: tuple[GainScore, ...]
     scored_by: int
+    distillation: Distillation | None = None
 
 
 def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Manifest:
     """Write the release into ``folder`` (created) and return its manifest.
 
     Args:
-        merged: the collective at gain 1; the draft's gain is folded into the published factors.
+        merged: the chosen candidate at gain 1; its gain is folded into the published factors.
         base: the base's diffusers folder, for the sample sheet.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +85,9 @@ def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Mani
             rank=merged.rank,
             tail=merged.tail,
             commitment=merged.commitment,
-            gain=draft.gain,
+            candidate=draft.chosen.candidate,
+            distillation=draft.distillation,
+            gain=draft.chosen.gain,
             scores=draft.scores,
             scored_by=draft.scored_by,
         ),
@@ -100,7 +104,7 @@ def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Mani
 
 def _write_adapters(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path, licence: str) -> tuple[str, ...]:
     """The collective with its gain in diffusers' names, and in ComfyUI's and A1111's; the files' names."""
-    adapter, architecture = scaled_by(merged.adapter, draft.gain), architecture_of(base)
+    adapter, architecture = scaled_by(merged.adapter, draft.chosen.gain), architecture_of(base)
 
     def spec(implementation: str) -> dict[str, str]:
         entry = ModelSpec(

@@ -34,10 +34,11 @@ The base must hash to `{base_hash}`. The gain is folded in: load it at scale 1.
 {removals}{exclusions}
 ## How it was merged
 Regression mean over the members' input statistics, exact integer sums, commitment `{commitment}`; rank {rank}
-(the worst layer's tail is {tail:.2%}); gain {gain:g}, chosen by {scored_by} members on images they held out.
+(the worst layer's tail is {tail:.2%}).{distillation} Published: {candidate}, gain {gain:g}, chosen by {scored_by}
+members on images they held out.
 
-| gain | held-out loss (median over members) |
-|---|---|
+| candidate | gain | held-out loss (median over members) |
+|---|---|---|
 {scores}
 
 ## Licence
@@ -66,7 +67,9 @@ def card(manifest: Manifest, prompts: tuple[str, ...]) -> str:
         tail=manifest.merge.tail,
         gain=manifest.merge.gain,
         scored_by=manifest.merge.scored_by,
-        scores="\n".join(f"| {s.gain:g} | {s.loss:.4f} |" for s in manifest.merge.scores),
+        candidate=manifest.merge.candidate,
+        distillation=_distillation(manifest),
+        scores="\n".join(f"| {s.candidate} | {s.gain:g} | {s.loss:.4f} |" for s in manifest.merge.scores),
         licence_text=_licence(manifest),
     )
 
@@ -79,6 +82,16 @@ def _contributions(manifest: Manifest) -> str:
     ]
     return "\n".join(
         ["| member | tokens | share | influence | licences | contribution |", "|---|---|---|---|---|---|", *rows]
+    )
+
+
+def _distillation(manifest: Manifest) -> str:
+    distillation = manifest.merge.distillation
+    if distillation is None:
+        return ""
+    return (
+        f" From there it was distilled in {manifest.plan.distillation_steps} steps: it learned what the adapters of"
+        f" {distillation.teachers} members answer on pictures that these adapters drew themselves."
     )
 
 

@@ -7,6 +7,7 @@ crash here. The release is loaded as anyone would load it, by ``load_lora_weight
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from protocol.errors import BadInput, Unreachable
@@ -40,30 +41,28 @@ def draw_samples(base: Path, release: Path, prompts: tuple[str, ...], seed: int)
         )
 
 
-def _draw(base: Path, release: Path, prompts: list[str], seed: int) -> None:
+def draw_sheet(base: Path, release: Path, prompts: Sequence[str], seed: int) -> None:
+    """In the drawing process: base above, release below, into the release's folder."""
     import numpy as np
     import torch
-    from diffusers import StableDiffusionPipeline
     from PIL import Image
 
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        base, dtype=torch.float32, local_files_only=True, use_safetensors=True
-    )
-    pipeline.set_progress_bar_config(disable=True)
-
-    def row() -> Image.Image:
-        generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
-        pictures = pipeline(
-            prompts, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators, output_type="np"
-        ).images
-        strip = Image.fromarray((np.concatenate(list(pictures), 1) * 255).round().astype(np.uint8))
-        factor = max(1, CELL // strip.height)
-        return strip.resize((strip.width * factor, strip.height * factor), Image.Resampling.NEAREST)
+    from bases.loading import load_base
 
     if not prompts:
         raise BadInput("There is no caption to draw.")
+    model = load_base(base)
+    text = model.embed(prompts)
+
+    def row() -> Image.Image:
+        generator = torch.Generator(model.device).manual_seed(seed)
+        pictures = model.pictures(model.draw_latents(text, STEPS, generator, guidance=GUIDANCE))
+        strip = Image.fromarray(np.concatenate(list(pictures), 1))
+        factor = max(1, CELL // strip.height)
+        return strip.resize((strip.width * factor, strip.height * factor), Image.Resampling.NEAREST)
+
     above = row()
-    pipeline.load_lora_weights(release, weight_name="pytorch_lora_weights.safetensors", local_files_only=True)
+    model.pipeline.load_lora_weights(release, weight_name="pytorch_lora_weights.safetensors", local_files_only=True)
     below = row()
     sheet = Image.new("RGB", (above.width, above.height + below.height))
     sheet.paste(above, (0, 0))
@@ -73,4 +72,4 @@ def _draw(base: Path, release: Path, prompts: list[str], seed: int) -> None:
 
 if __name__ == "__main__":
     order = json.load(sys.stdin)
-    _draw(Path(order["base"]), Path(order["release"]), order["prompts"], order["seed"])
+    draw_sheet(Path(order["base"]), Path(order["release"]), order["prompts"], order["seed"])

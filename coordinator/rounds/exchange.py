@@ -5,11 +5,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from coordinator.flower.exchange import Body, Task
-from coordinator.rounds.candidate import read_adapter
+from coordinator.rounds.candidate import read_adapter, read_list
 from coordinator.rounds.checks import Layers
 from coordinator.rounds.ledger import Ledger
 from coordinator.rounds.transitions import ENDED, RoundState
-from protocol.contribution import Contribution, ContributionHeader, SignedScoreReport
+from protocol.contribution import Candidate, Contribution, ContributionHeader, ScoreTask, SignedScoreReport
 from protocol.errors import ContributionRefused, NotFound
 
 
@@ -30,9 +30,9 @@ class RoundExchange:
         facts = self._ledger.facts(self._round_id)
         if facts.state is RoundState.TRAINING:
             return self._keep("train") or self._set(Task("train", "train", self._train_body()))
-        if facts.state is RoundState.SCORING and facts.candidate_sha256:
-            task_id = f"score-{facts.candidate_sha256[:16]}"
-            return self._keep(task_id) or self._set(Task("score", task_id, self._score_body(facts.candidate_sha256)))
+        if facts.state is RoundState.SCORING and facts.candidates_hash:
+            task_id = f"score-{facts.candidates_hash[:16]}"
+            return self._keep(task_id) or self._set(Task("score", task_id, self._score_body(facts.candidates_hash)))
         return None
 
     def wanted(self, node_id: int, task: Task) -> bool:
@@ -49,7 +49,7 @@ class RoundExchange:
             decline = self._ledger.decline_scoring if task.kind == "score" else self._ledger.decline
             decline(self._round_id, key, str(reply["declined"]))
         elif task.kind == "score":
-            self._ledger.receive_scores(self._round_id, key, _scores(reply))
+            self._ledger.receive_scores(self._round_id, key, _scores(reply), self._candidates_of(task))
         else:
             self._ledger.receive(self._round_id, key, _contribution(reply), self._layers)
 
@@ -67,12 +67,17 @@ class RoundExchange:
         self._task = task
         return task
 
+    def _candidates_of(self, task: Task) -> tuple[Candidate, ...]:
+        return ScoreTask.model_validate_json(_bytes(task.body, "task")).candidates
+
     def _train_body(self) -> Body:
         return {"task": self._ledger.train_task(self._round_id).canonical()}
 
-    def _score_body(self, candidate_sha256: str) -> Body:
-        candidate = read_adapter(self._candidates, candidate_sha256)
-        return {"task": self._ledger.score_task(self._round_id).canonical(), "candidate": candidate}
+    def _score_body(self, candidates_hash: str) -> Body:
+        candidates = read_list(self._candidates, candidates_hash)
+        task = self._ledger.score_task(self._round_id, candidates)
+        adapters: Body = {one.name: read_adapter(self._candidates, candidates_hash, one) for one in candidates}
+        return adapters | {"task": task.canonical()}
 
 
 def _contribution(reply: Body) -> Contribution:

@@ -57,7 +57,16 @@ from coordinator.rounds.transitions import (
 )
 from coordinator.watching.lapses import Lapse, Watched
 from protocol.canonical import sha256
-from protocol.contribution import Contribution, ContributionHeader, ScoreReport, ScoreTask, SignedScoreReport, TrainTask
+from protocol.contribution import (
+    Candidate,
+    Contribution,
+    ContributionHeader,
+    ScoreReport,
+    ScoreTask,
+    SignedScoreReport,
+    TrainTask,
+    candidates_hash,
+)
 from protocol.errors import Conflict, ContributionRefused
 from protocol.grant import Grant, RoundPlan, StartRound
 from protocol.manifest import Manifest, Removal
@@ -107,7 +116,7 @@ class RoundFacts:
     policy_hash: str
     base_hash: str
     snapshot: Snapshot
-    candidate_sha256: str | None
+    candidates_hash: str | None
     run_id: str | None
 
 
@@ -207,6 +216,7 @@ class Ledger:
             terms = self._terms(session, round_id, node_key, layers)
         try:
             check(contribution, terms)
+            self._require_own(contribution.header)
         except ContributionRefused as refusal:
             self._refuse(round_id, terms.grant_id, contribution, refusal)
             raise
@@ -265,8 +275,10 @@ class Ledger:
 
     # Scores -------------------------------------------------------------------------------------------------------
 
-    def receive_scores(self, round_id: str, node_key: str, signed: SignedScoreReport) -> None:
-        """Keep a member's scores. The same node's again replace nothing.
+    def receive_scores(
+        self, round_id: str, node_key: str, signed: SignedScoreReport, candidates: Sequence[Candidate]
+    ) -> None:
+        """Keep a member's scores of ``candidates``. The same node's again replace nothing.
 
         Raises:
             ContributionRefused: not about this candidate, not by this node, or not its signature.
@@ -277,10 +289,10 @@ class Ledger:
             row = round_row(session, round_id)
             if row.state != RoundState.SCORING:
                 raise Conflict(f"Round {round_id} takes no scores: it is {row.state}.")
-            _require_about(signed.report, row, node_key)
+            _require_about(signed.report, row, node_key, candidates)
             if node_key not in scorer_keys(session, row):
                 raise ContributionRefused("This node has no contribution in the candidate.")
-            key = {"round_id": round_id, "node_key": node_key, "candidate_sha256": signed.report.candidate_sha256}
+            key = {"round_id": round_id, "node_key": node_key, "candidates_hash": signed.report.candidates_hash}
             if session.get(ScoreReportRow, key):
                 return
             session.add(ScoreReportRow(**key, report=signed.canonical().decode()))
@@ -289,7 +301,7 @@ class Ledger:
                 "scores.received",
                 f"A member scored the candidate on {signed.report.images} images.",
                 round_id=round_id,
-                losses=list(signed.report.losses),
+                losses=[list(one) for one in signed.report.losses],
             )
 
     def decline_scoring(self, round_id: str, node_key: str, reason: str) -> None:
@@ -302,7 +314,7 @@ class Ledger:
                 ScoreReportRow(
                     round_id=round_id,
                     node_key=node_key,
-                    candidate_sha256=row.candidate_sha256,
+                    candidates_hash=row.candidates_hash,
                     declined=reason[:300],
                 )
             )
@@ -315,7 +327,7 @@ class Ledger:
             rows = session.scalars(
                 select(ScoreReportRow)
                 .where(
-                    ScoreReportRow.round_id == round_id, ScoreReportRow.candidate_sha256 == (row.candidate_sha256 or "")
+                    ScoreReportRow.round_id == round_id, ScoreReportRow.candidates_hash == (row.candidates_hash or "")
                 )
                 .order_by(ScoreReportRow.node_key)
             )
@@ -344,11 +356,11 @@ class Ledger:
         with self._database.writing() as session:
             round_row(session, round_id).run_id = run_id
 
-    def set_candidate(self, round_id: str, merged: Collection[str], candidate_sha256: str) -> None:
-        """The merge is done: these contributions, this adapter. The members score it next."""
+    def set_candidates(self, round_id: str, merged: Collection[str], candidates_hash: str) -> None:
+        """The merge is done: these contributions, these candidates. The members score them next."""
         with self._database.writing() as session:
             row = round_row(session, round_id)
-            row.merged, row.candidate_sha256 = json.dumps(sorted(merged)), candidate_sha256
+            row.merged, row.candidates_hash = json.dumps(sorted(merged)), candidates_hash
             row.scoring_since = self._now()
             self._move(
                 session, row, Step(RoundState.SCORING, f"{len(merged)} contributions are merged; the members score.")
@@ -403,7 +415,7 @@ class Ledger:
                 policy_hash=row.policy_hash,
                 base_hash=row.base_hash,
                 snapshot=Snapshot.model_validate_json(row.snapshot),
-                candidate_sha256=row.candidate_sha256,
+                candidates_hash=row.candidates_hash,
                 run_id=row.run_id,
             )
 
@@ -426,14 +438,14 @@ class Ledger:
             tokens=tokens,
         )
 
-    def score_task(self, round_id: str) -> ScoreTask:
-        """Raises Conflict while there is no candidate."""
+    def score_task(self, round_id: str, candidates: tuple[Candidate, ...]) -> ScoreTask:
+        """Raises Conflict when these are not the round's candidates now."""
         facts = self.facts(round_id)
-        if facts.candidate_sha256 is None:
-            raise Conflict(f"Round {round_id} has no candidate yet.")
+        if facts.candidates_hash != candidates_hash(candidates):
+            raise Conflict(f"Round {round_id} has other candidates now, or none yet.")
         return ScoreTask(
             round_id=round_id,
-            candidate_sha256=facts.candidate_sha256,
+            candidates=candidates,
             gains=facts.plan.gains,
             seed=facts.plan.seed,
             base_hash=facts.base_hash,
@@ -543,6 +555,15 @@ class Ledger:
             admitted=admitted_tokens(session, round_id, part.grant_id),
             layers=layers,
         )
+
+    def _require_own(self, header: ContributionHeader) -> None:
+        """No live contribution of another member has the same adapter; who came first keeps it."""
+        named = f'"adapter_sha256":"{header.adapter_sha256}"'
+        with self._database.reading() as session:
+            others = ContributionRow.member != session.get_one(GrantRow, header.grant_id).member
+            copied = select(ContributionRow).where(others, ContributionRow.state == "live")
+            if session.scalar(copied.where(ContributionRow.header.contains(named)).limit(1)):
+                raise ContributionRefused("Another member has contributed this very adapter.", "Train one of your own.")
 
     def _accept(self, session: Session, round_id: str, contribution: Contribution) -> None:
         header = contribution.header
@@ -660,8 +681,10 @@ def _require_taking(row: RoundRow) -> None:
         raise Conflict(f"Round {row.round_id} takes no contributions: it is {row.state}.")
 
 
-def _require_about(report: ScoreReport, row: RoundRow, node_key: str) -> None:
-    if (report.round_id, report.candidate_sha256, report.node_key) != (row.round_id, row.candidate_sha256, node_key):
-        raise ContributionRefused("The scores are about another round or candidate, or another node's.")
-    if len(report.losses) != len(RoundPlan.model_validate_json(row.plan).gains) or report.images < 1:
-        raise ContributionRefused("The scores are not one for each gain, on at least one image.")
+def _require_about(report: ScoreReport, row: RoundRow, node_key: str, candidates: Sequence[Candidate]) -> None:
+    told = (report.round_id, report.candidates_hash, report.node_key)
+    if told != (row.round_id, row.candidates_hash, node_key) or report.candidates_hash != candidates_hash(candidates):
+        raise ContributionRefused("The scores are about another round or other candidates, or another node's.")
+    gains = len(RoundPlan.model_validate_json(row.plan).gains)
+    if [len(losses) for losses in report.losses] != [gains] * len(candidates) or report.images < 1:
+        raise ContributionRefused("The scores are not one for each candidate and gain, on at least one image.")

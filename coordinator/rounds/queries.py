@@ -162,5 +162,5 @@ def scored_keys(session: Session, row: RoundRow) -> frozenset[str]:
 def answered_keys(row: RoundRow) -> Select[str]:
     """Node keys that have answered to the present candidate."""
     return select(ScoreReportRow.node_key).where(
-        ScoreReportRow.round_id == row.round_id, ScoreReportRow.candidate_sha256 == (row.candidate_sha256 or "")
+        ScoreReportRow.round_id == row.round_id, ScoreReportRow.candidates_hash == (row.candidates_hash or "")
     )

@@ -6,25 +6,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
 
 from contracts_abi.rpc import Rpc
 from coordinator.aggregation.gain import choose
-from coordinator.aggregation.merge import Account, MergeInput, merge
 from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
 from coordinator.eligibility.verdicts import take_snapshot
 from coordinator.releases.build import MANIFEST, ReleaseDraft, build
 from coordinator.releases.store import CarStore
 from coordinator.rounds import candidate
+from coordinator.rounds.candidate import Candidates
 from coordinator.rounds.ledger import Ledger, LiveContribution, RoundFacts
+from coordinator.rounds.merging import MergeOrder, Ordered, merge_in_child
 from coordinator.rounds.transitions import RoundState, Step, next_step
 from coordinator.watching.watcher import Watcher
 from coordinator.wiring import ledger_of
 from protocol.adapter import load_adapter
-from protocol.errors import BadInput, Conflict, ContributionRefused, CoterieError
+from protocol.errors import BadInput, Conflict, CoterieError
 from protocol.manifest import BaseReference, Manifest, MergedContribution
 
 RUN_CHECK_SECONDS = 5.0
@@ -102,16 +104,24 @@ class Worker:
                 return
 
     def _merge(self, facts: RoundFacts) -> None:
-        live = self._ledger.live_contributions(facts.round_id)
-        inputs = [MergeInput(one.contribution_id, one.weight, one.adapter, one.statistics) for one in live]
+        live, settings = self._ledger.live_contributions(facts.round_id), self._settings
+        order = MergeOrder(
+            plan=facts.plan,
+            robust=settings.loaded_policy.robust,
+            processes=settings.merge_processes,
+            base=settings.base,
+            base_hash=facts.base_hash,
+            contributions=tuple(_ordered(one) for one in live),
+            lessons=settings.lessons,
+            candidates=settings.candidates,
+        )
         try:
-            merged = merge(inputs, facts.plan, self._settings.loaded_policy.robust, self._settings.merge_processes)
-        except (BadInput, ContributionRefused) as error:
+            kept = merge_in_child(order)
+        except BadInput as error:
             self._ledger.move(facts.round_id, Step(RoundState.FAILED, f"The merge failed: {error.message}"))
             return
-        digest = candidate.keep(self._settings.candidates, merged)
-        self._ledger.set_candidate(facts.round_id, [one.contribution_id for one in live], digest)
-        log.info("merged", round_id=facts.round_id, contributions=len(live), rank=merged.rank, candidate=digest)
+        self._ledger.set_candidates(facts.round_id, [one.contribution_id for one in live], kept)
+        log.info("merged", round_id=facts.round_id, contributions=len(live), candidates=kept)
 
     def _publish(self, facts: RoundFacts) -> None:
         folder = self._settings.releases / facts.round_id
@@ -128,10 +138,11 @@ class Worker:
 
     def _build(self, facts: RoundFacts) -> Manifest:
         settings, ledger = self._settings, self._ledger
-        merged = candidate.read(settings.candidates, facts.candidate_sha256 or "")
+        made = candidate.read(settings.candidates, facts.candidates_hash or "")
         live, reports = ledger.live_contributions(facts.round_id), ledger.scores(facts.round_id)
-        gain, scores = choose(reports, facts.plan.gains, {one.header.grant_id: one.weight for one in live})
-        total = sum(account.weight for account in merged.accounts.values())
+        weights = {one.header.grant_id: one.weight for one in live}
+        chosen, scores = choose(reports, made.names, facts.plan.gains, weights)
+        total = sum(account.weight for account in made.merged.accounts.values())
         draft = ReleaseDraft(
             dao=settings.loaded_policy.dao,
             round_id=facts.round_id,
@@ -142,13 +153,15 @@ class Worker:
             policy_hash=facts.policy_hash,
             snapshot=facts.snapshot,
             plan=facts.plan,
-            contributions=tuple(_account(one, total, merged.accounts[one.contribution_id]) for one in live),
+            contributions=tuple(_account(one, total, made) for one in live),
             exclusions=ledger.exclusions(facts.round_id),
             removals=ledger.removals(),
-            gain=gain,
+            chosen=chosen,
             scores=scores,
             scored_by=len(reports),
+            distillation=made.distilled.account if made.distilled else None,
         )
+        merged = replace(made.merged, adapter=dict(made.adapter(chosen.candidate)))
         return build(draft, merged, settings.base, settings.releases / facts.round_id)
 
     def _keep_running(self, facts: RoundFacts) -> None:
@@ -175,8 +188,21 @@ class Worker:
             yield
 
 
-def _account(one: LiveContribution, total: int, account: Account) -> MergedContribution:
+def _ordered(one: LiveContribution) -> Ordered:
+    """What the merging process needs of a contribution."""
+    captions = tuple(use.caption for use in one.header.tokens if not use.held_out)
+    return Ordered(
+        contribution_id=one.contribution_id,
+        weight=one.weight,
+        adapter=one.adapter,
+        statistics=one.statistics,
+        captions=captions,
+    )
+
+
+def _account(one: LiveContribution, total: int, made: Candidates) -> MergedContribution:
     """What the manifest says of a contribution."""
+    account = made.merged.accounts[one.contribution_id]
     return MergedContribution(
         contribution_id=one.contribution_id,
         member=one.grant.member,
@@ -188,7 +214,8 @@ def _account(one: LiveContribution, total: int, account: Account) -> MergedContr
         share=account.weight / total,
         rank=max(factors.rank for factors in load_adapter(one.adapter.read_bytes()).values()),
         norm=account.norm,
-        note=account.note,
+        note=made.note(one.contribution_id),
+        statistics_error=made.statistics_errors.get(one.contribution_id),
         influence=account.influence,
         licences=tuple(sorted({verdict.licence or "the DAO's own word" for verdict in one.verdicts})),
     )

@@ -189,10 +189,11 @@ def _ribbon(manifest: Manifest, colours: Mapping[str, int]) -> tuple[Thread, ...
 
 
 def _losses(manifest: Manifest) -> tuple[float, float] | None:
-    by_gain = {score.gain: score.loss for score in manifest.merge.scores}
-    if 0.0 not in by_gain or manifest.merge.gain not in by_gain:
+    merge = manifest.merge
+    by_gain = {score.gain: score.loss for score in merge.scores if score.candidate == merge.candidate}
+    if 0.0 not in by_gain or merge.gain not in by_gain:
         return None
-    return by_gain[0.0], by_gain[manifest.merge.gain]
+    return by_gain[0.0], by_gain[merge.gain]
 
 
 def _chapter(view: RoundView, latest: ReleaseView | None, colours: Mapping[str, int], policy: Policy) -> Chapter:

@@ -26,7 +26,7 @@ from protocol.adapter import load_adapter
 from protocol.errors import Unreachable
 
 if TYPE_CHECKING:  # both load torch, which only the measuring processes need
-    from bases.loading import Base
+    from bases.families import Base
     from client.collection.example import Example
 
 Picture = NDArray[np.uint8]

@@ -504,7 +504,7 @@ def test_a_token_sold_between_merge_and_release_sends_the_round_back_to_merge(he
     round_id, granted = opened(here, ALICE, BOB)
     train(here, round_id, granted)
     here.worker().tick()
-    first = here.ledger.facts(round_id).candidate_sha256
+    first = here.ledger.facts(round_id).candidates_hash
     here.chain.alice.transfer(here.chain.commercial, spare.token_id, here.chain.carol.address)
     here.chain.anvil.finalize()
     here.worker().tick()
@@ -512,7 +512,7 @@ def test_a_token_sold_between_merge_and_release_sends_the_round_back_to_merge(he
     dead = next(one for one in shown["contributions"] if one["state"] == "dead")
     assert dead["member"] == here.chain.alice.address
     assert f"Token {spare.token_id} of Commercial Nouns" in dead["reason"]
-    assert here.ledger.facts(round_id).candidate_sha256 != first
+    assert here.ledger.facts(round_id).candidates_hash != first
     assert [one.grant.member for one in here.ledger.live_contributions(round_id)] == [here.chain.bob.address]
 
 

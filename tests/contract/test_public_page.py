@@ -27,6 +27,7 @@ from protocol import node_key
 from protocol.adapter import Factors, Sketch, dump_adapter, dump_statistics
 from protocol.canonical import sha256
 from protocol.contribution import (
+    Candidate,
     Contribution,
     ContributionHeader,
     ScoreReport,
@@ -34,6 +35,7 @@ from protocol.contribution import (
     StatisticsRecipe,
     TokenUse,
     Training,
+    candidates_hash,
 )
 from protocol.grant import WARRANT, Grant, RoundPlan, StartRound
 from protocol.manifest import BaseReference, GainScore, Manifest, Merge, MergedContribution
@@ -58,6 +60,7 @@ POLICY = Policy(
     ),
     accept_holder_warrant=True,
 )
+CANDIDATES = (Candidate(name="regression mean", sha256="ab" * 32),)
 PLAN = RoundPlan(rank=2, statistics_rank=2, gains=(0.0, 1.0), quorum=2, deadline_seconds=600)
 LAYER, GROUP = "mid.attn1.to_q", "mid.attn1.input"
 LAYERS = {LAYER: Layer(4, 4)}
@@ -188,7 +191,7 @@ class Dao:
     def publish(self, round_id: str) -> str:
         """Merge, score and publish, with the manifest that says so; the release's CID."""
         live = self.ledger.live_contributions(round_id)
-        self.ledger.set_candidate(round_id, [one.contribution_id for one in live], "ab" * 32)
+        self.ledger.set_candidates(round_id, [one.contribution_id for one in live], candidates_hash(CANDIDATES))
         for one in live:
             self.score(round_id, one)
         self.step(round_id)
@@ -202,13 +205,13 @@ class Dao:
             round_id=round_id,
             grant_id=one.grant.grant_id,
             node_key=one.grant.node_key,
-            candidate_sha256="ab" * 32,
-            losses=(0.452, 0.179),
+            candidates_hash=candidates_hash(CANDIDATES),
+            losses=((0.452, 0.179),),
             images=1,
         )
         signature = node_key.sign(self.folder / one.grant.member, report.canonical())
         signed = SignedScoreReport(report=report, signature=signature)
-        self.ledger.receive_scores(round_id, one.grant.node_key, signed)
+        self.ledger.receive_scores(round_id, one.grant.node_key, signed, CANDIDATES)
 
     def manifest(self, round_id: str, live: list[LiveContribution]) -> Manifest:
         facts = self.ledger.facts(round_id)

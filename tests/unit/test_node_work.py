@@ -22,7 +22,7 @@ from protocol import node_key
 from protocol.adapter import load_statistics
 from protocol.base import base_hash
 from protocol.canonical import sha256
-from protocol.contribution import Contribution, ContributionHeader, ScoreTask, SignedScoreReport, TrainTask
+from protocol.contribution import Candidate, Contribution, ContributionHeader, ScoreTask, SignedScoreReport, TrainTask
 from protocol.errors import BadInput, ContentMismatch
 from protocol.grant import WARRANT, Grant, RoundPlan
 from protocol.policy import AdminRole, CollectionRule, Policy
@@ -163,17 +163,17 @@ def test_a_task_that_cannot_be_read_is_told_in_a_sentence(member: Member) -> Non
 
 
 def score_task(member: Member, candidate: bytes) -> ScoreTask:
-    base = member.granted.grant.base_hash
-    return ScoreTask(round_id="round-1", candidate_sha256=sha256(candidate), gains=(0.0, 1.0), seed=1, base_hash=base)
+    base, named = member.granted.grant.base_hash, Candidate(name="regression mean", sha256=sha256(candidate))
+    return ScoreTask(round_id="round-1", candidates=(named,), gains=(0.0, 1.0), seed=1, base_hash=base)
 
 
 def test_a_candidate_that_is_not_the_named_one_is_not_scored(member: Member) -> None:
     with pytest.raises(ContentMismatch):
-        member.handler.handle("score", {"task": score_task(member, b"one").canonical(), "candidate": b"other"})
+        member.handler.handle("score", {"task": score_task(member, b"one").canonical(), "regression mean": b"other"})
 
 
 def test_a_member_that_holds_nothing_out_declines_to_score(member: Member) -> None:
-    reply = member.handler.handle("score", {"task": score_task(member, b"one").canonical(), "candidate": b"one"})
+    reply = member.handler.handle("score", {"task": score_task(member, b"one").canonical(), "regression mean": b"one"})
     assert "holds no pictures out" in str(reply["declined"])
 
 
@@ -216,11 +216,11 @@ def test_a_member_trains_on_its_own_nfts_once_and_scores_on_what_it_held_out(
     assert tail.new() == []
 
     task = score_task(member, contribution.adapter)
-    body = {"task": task.canonical(), "candidate": contribution.adapter}
+    body = {"task": task.canonical(), "regression mean": contribution.adapter}
     scored = member.handler.handle("score", body)
     signed = SignedScoreReport.model_validate_json(scored["report"])
     signed.check_integrity()
-    assert (signed.report.images, len(signed.report.losses)) == (1, 2)
+    assert (signed.report.images, [len(losses) for losses in signed.report.losses]) == (1, [2])
     assert member.handler.handle("score", body) == scored
 
     sent = [json.loads(line) for line in (home / "sent.jsonl").read_text().splitlines()]

@@ -135,13 +135,13 @@ def test_a_score_nobody_signed_is_refused(key: Path) -> None:
         round_id="r",
         grant_id="g",
         node_key=node_key.public_of(key),
-        candidate_sha256=HASH,
-        losses=(0.5, 0.4),
+        candidates_hash=HASH,
+        losses=((0.5, 0.4),),
         images=3,
     )
     signed = SignedScoreReport(report=report, signature=node_key.sign(key, report.canonical()))
     signed.check_integrity()
-    flattered = signed.model_copy(update={"report": report.model_copy(update={"losses": (0.5, 0.1)})})
+    flattered = signed.model_copy(update={"report": report.model_copy(update={"losses": ((0.5, 0.1),)})})
     with pytest.raises(ContributionRefused):
         flattered.check_integrity()
 

@@ -1,0 +1,183 @@
+"""The work of the state ``merging``, in a process of its own: check the statistics, merge, distil.
+
+Its memory goes back when it ends, torch stays out of the coordinator, and a crash there is no crash here. It is told
+everything in one document on its standard input, keeps what it makes among the candidates and says their hash.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from coordinator.aggregation.merge import Merged, MergeInput, merge
+from coordinator.rounds import candidate
+from coordinator.rounds.candidate import Candidates, Distilled
+from protocol.adapter import load_adapter, load_statistics
+from protocol.canonical import Document, canonical, sha256
+from protocol.errors import BadInput, ContributionRefused, Unreachable
+from protocol.grant import RoundPlan
+from protocol.manifest import Distillation
+from protocol.policy import RobustRule
+
+if TYPE_CHECKING:
+    from bases.families import Base
+    from coordinator.distillation.lessons import Lessons
+
+
+class Ordered(Document):
+    """One live contribution, its files and what they depend on."""
+
+    contribution_id: str
+    weight: int
+    adapter: Path
+    statistics: Path
+    captions: tuple[str, ...]
+    """Of the tokens that it was trained on."""
+
+
+class MergeOrder(Document):
+    """Everything that the candidates depend on, and where they go."""
+
+    plan: RoundPlan
+    robust: RobustRule
+    processes: int
+    base: Path
+    base_hash: str
+    contributions: tuple[Ordered, ...]
+    lessons: Path
+    """Lessons drawn before are kept here, those of contributions that are no more are removed."""
+    candidates: Path
+
+
+class Outcome(Document):
+    """What the merging process says at its end."""
+
+    kept: str = ""
+    """The hash under which the candidates are."""
+    failure: str = ""
+    """Why these contributions cannot be merged."""
+
+
+def merge_in_child(order: MergeOrder) -> str:
+    """Merge, in another process; the hash of the candidates.
+
+    Raises:
+        BadInput: these contributions cannot be merged, for the reason it says.
+        Unreachable: the process failed otherwise; its last words are in the message.
+    """
+    command = [sys.executable, "-m", "coordinator.rounds.merging"]
+    done = subprocess.run(command, input=order.canonical(), capture_output=True, check=False)
+    try:
+        outcome = Outcome.model_validate_json(done.stdout.splitlines()[-1])
+    except (IndexError, ValidationError) as error:
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+        raise Unreachable(f"The merging process failed: {last[0]}", "Is coterie[samples] installed?") from error
+    if outcome.failure:
+        raise BadInput(outcome.failure)
+    return outcome.kept
+
+
+def make(order: MergeOrder) -> Candidates:
+    """The merge, and the distillation where the plan asks for it, whatever order the contributions come in.
+
+    Raises:
+        BadInput, ContributionRefused: these contributions cannot be merged.
+    """
+    if order.plan.distillation_steps == 0:
+        return Candidates(_merged(order, {}))
+    from bases.loading import load_base
+
+    by_id = tuple(sorted(order.contributions, key=lambda one: one.contribution_id))
+    order = order.model_copy(update={"contributions": by_id})
+    base = load_base(order.base)
+    lessons = _taught(order, base)
+    errors = {key: float(one.error) for key, one in lessons.items()}
+    merged = _merged(order, errors)
+    return Candidates(merged, _distilled(order, base, merged, lessons), errors)
+
+
+def _merged(order: MergeOrder, errors: Mapping[str, float]) -> Merged:
+    """Whoever's statistics are not what its adapter reads counts with the mean of the others'."""
+    inputs = [
+        MergeInput(
+            one.contribution_id,
+            one.weight,
+            one.adapter,
+            one.statistics if errors.get(one.contribution_id, 0.0) <= candidate.TOLERANCE else None,
+        )
+        for one in order.contributions
+    ]
+    return merge(inputs, order.plan, order.robust, order.processes)
+
+
+def _taught(order: MergeOrder, base: "Base") -> dict[str, "Lessons"]:
+    """By contribution, its lessons: kept ones where there are, so that a removal draws nothing anew."""
+    from coordinator.distillation.lessons import Lessons, draw_lessons
+
+    folders = {one.contribution_id: order.lessons / _lessons_key(order, one) for one in order.contributions}
+    for one in order.contributions:
+        if not folders[one.contribution_id].exists():
+            adapter = load_adapter(one.adapter.read_bytes())
+            signed = load_statistics(one.statistics.read_bytes())
+            draw_lessons(base, adapter, one.captions, order.plan, signed).save(folders[one.contribution_id])
+    _keep_only(order.lessons, {folder.name for folder in folders.values()})
+    return {
+        one.contribution_id: Lessons.load(folders[one.contribution_id], one.captions) for one in order.contributions
+    }
+
+
+def _distilled(order: MergeOrder, base: "Base", merged: Merged, lessons: Mapping[str, "Lessons"]) -> Distilled | None:
+    """None where nobody teaches: a contribution that the robust rule cut down or left out does not."""
+    from coordinator.distillation.distil import distil
+
+    taught = {key: one for key, one in lessons.items() if merged.accounts[key].weight and not merged.accounts[key].note}
+    if not taught:
+        return None
+    shares = [float(merged.accounts[key].weight) for key in taught]
+    losses: list[float] = []
+    adapter = distil(
+        base,
+        merged.adapter,
+        list(taught.values()),
+        shares,
+        order.plan,
+        lambda step, steps, loss: losses.append(loss),
+    )
+    window = max(1, len(losses) // 10)
+    account = Distillation(
+        teachers=len(taught),
+        lessons=sum(map(len, taught.values())),
+        first_loss=mean(losses[:window]),
+        last_loss=mean(losses[-window:]),
+    )
+    return Distilled(adapter, account)
+
+
+def _lessons_key(order: MergeOrder, one: Ordered) -> str:
+    """Names all that the lessons depend on; the contribution's id stands for adapter, statistics and captions."""
+    recipe = [order.base_hash, one.contribution_id, order.plan.statistics_pictures, order.plan.seed]
+    return sha256(canonical(recipe))[:32]
+
+
+def _keep_only(folder: Path, names: Collection[str]) -> None:
+    for old in folder.iterdir():
+        if old.name not in names:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _main() -> None:
+    order = MergeOrder.model_validate_json(sys.stdin.buffer.read())
+    try:
+        outcome = Outcome(kept=candidate.keep(order.candidates, make(order)))
+    except (BadInput, ContributionRefused) as error:
+        outcome = Outcome(failure=error.message)
+    sys.stdout.buffer.write(b"\n" + outcome.canonical() + b"\n")
+
+
+if __name__ == "__main__":
+    _main()
