@@ -6,6 +6,8 @@ from typing import Any
 import rfc8785
 from pydantic import BaseModel, ConfigDict
 
+from protocol.errors import BadInput
+
 
 class Document(BaseModel):
     """A frozen model that is hashed or signed: unknown fields are refused, the canonical form is unique."""
@@ -22,8 +24,15 @@ class Document(BaseModel):
 
 
 def canonical(value: Any) -> bytes:
-    """RFC 8785 bytes of a JSON value."""
-    return rfc8785.dumps(value)
+    """RFC 8785 bytes of a JSON value.
+
+    Raises:
+        BadInput: a number in it is none, or too large to be carried exactly.
+    """
+    try:
+        return rfc8785.dumps(value)
+    except rfc8785.CanonicalizationError as error:
+        raise BadInput(f"A document cannot be hashed: {error}.") from error
 
 
 def sha256(data: bytes) -> str:

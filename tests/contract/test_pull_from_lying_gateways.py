@@ -8,10 +8,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+from loopback import Server
 
 from client.pull.fetch import fetch_file, fetch_release
 from coordinator.releases.gateway import CAR_TYPE, respond
@@ -30,50 +29,11 @@ MANY_BYTES = 20_000_000
 pytestmark = pytest.mark.slow
 
 
-class Gateway:
-    """A server that answers each GET with what ``answer(path, query)`` says: (status, headers, pieces of the body)."""
-
-    def __init__(self, answer):
-        outer = self
-        self.asked: list[tuple[str, str]] = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                outer.asked.append((self.path, self.headers.get("Accept", "")))
-                parts = urlsplit(self.path)
-                status, headers, pieces = answer(unquote(parts.path), parse_qs(parts.query))
-                # The client hangs up on a liar, which is no error of this server.
-                with contextlib.suppress(ConnectionError):
-                    self.send_response(status)
-                    for name, value in headers.items():
-                        self.send_header(name, value)
-                    self.end_headers()
-                    for piece in pieces:
-                        self.wfile.write(piece)
-
-            def log_message(self, *_):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self):
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
 @pytest.fixture
 def start():
-    """Start gateways that are all ended after the test; returns a function from an answer to a Gateway."""
+    """Start gateways that are all ended after the test; returns a function from an answer to a Server."""
     with contextlib.ExitStack() as stack:
-        yield lambda answer: stack.enter_context(Gateway(answer))
+        yield lambda answer: stack.enter_context(Server(answer))
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +244,7 @@ def test_a_compressed_body_is_never_unpacked(start, root, store, tmp_path):
 
 
 def test_every_gateways_reason_is_told(start, root, tmp_path):
-    gone = Gateway(says())
+    gone = Server(says())
     gone._server.server_close()
     first, second = start(says(status=500)), start(says(b"junk"))
     gateways = [first.url, second.url, gone.url, "ftp://example.org"]
