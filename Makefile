@@ -20,7 +20,7 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := $(DEVCHAIN)/node_modules/.installed
 CONTRACTS := $(DEVCHAIN)/build/.compiled
 
-.PHONY: help setup demo test test-fast check clean bench-train
+.PHONY: help setup demo test test-fast check clean bench-train bench-quality
 
 help:
 	@echo "make demo             run a whole DAO on this machine; ONCE=1 ends it when the story is told"
@@ -28,6 +28,7 @@ help:
 	@echo "make test-fast        the tests that need no server and no training, under a minute"
 	@echo "make setup            only install: Python packages into $(VENV), the dev chain's npm packages"
 	@echo "make bench-train      time a training step against the least that any engine must do; some minutes"
+	@echo "make bench-quality    measure what a collective is worth beside other ways to train one; hours, RESUME=1 goes on"
 	@echo "make clean            remove everything that was made here"
 
 setup: $(INSTALLED) $(PACKAGES) $(CONTRACTS)
@@ -53,6 +54,10 @@ test-fast: setup
 bench-train: setup
 	@$(BIN)/python -m bench.train
 
+# RESUME=1 goes on where a run was cut.
+bench-quality: setup
+	@$(BIN)/python -m bench.quality --docs docs $(if $(filter-out 0,$(RESUME)),--resume)
+
 clean:
 	rm -rf $(VENV) $(DEVCHAIN)/node_modules $(DEVCHAIN)/build $(DEMO_OUT) build ./*.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -63,7 +68,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		|| { echo "Coterie needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "== Python packages, into $(VENV) (some minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[client,coordinator,samples,dev]'
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[client,coordinator,samples,dp,dev]'
 	@touch $@
 
 $(PACKAGES): $(DEVCHAIN)/package.json $(DEVCHAIN)/package-lock.json
