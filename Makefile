@@ -20,7 +20,7 @@ INSTALLED := $(VENV)/.installed
 PACKAGES := $(DEVCHAIN)/node_modules/.installed
 CONTRACTS := $(DEVCHAIN)/build/.compiled
 
-.PHONY: help setup demo test test-fast check clean bench-train bench-quality
+.PHONY: help setup demo test test-fast check clean bench-train bench-merge bench-quality
 
 help:
 	@echo "make demo             run a whole DAO on this machine; ONCE=1 ends it when the story is told"
@@ -28,6 +28,7 @@ help:
 	@echo "make test-fast        the tests that need no server and no training, under a minute"
 	@echo "make setup            only install: Python packages into $(VENV), the dev chain's npm packages"
 	@echo "make bench-train      time a training step against the least that any engine must do; some minutes"
+	@echo "make bench-merge      time merges of 10, 100 and 1000 members and their errors beside other ways; half an hour, 8 GB"
 	@echo "make bench-quality    measure what a collective is worth beside other ways to train one; hours, RESUME=1 goes on"
 	@echo "make clean            remove everything that was made here"
 
@@ -46,13 +47,16 @@ check: setup
 	$(call part,import-linter,$(BIN)/lint-imports)
 
 test: check
-	$(call part,pytest,$(BIN)/pytest)
+	$(call part,pytest,$(BIN)/pytest -n 2 --dist loadfile)
 
 test-fast: setup
 	$(call part,pytest without the slow tests,$(BIN)/pytest -m "not slow")
 
 bench-train: setup
 	@$(BIN)/python -m bench.train
+
+bench-merge: setup
+	@$(BIN)/python -m bench.merge
 
 # RESUME=1 goes on where a run was cut.
 bench-quality: setup

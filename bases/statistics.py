@@ -52,9 +52,13 @@ def draw(
     captions: Sequence[str],
     recipe: StatisticsRecipe,
     progress: Callable[[int, int], None] = lambda step, steps: None,
+    layers: Sequence[str] = (),
 ) -> dict[str, Sketch]:
-    """Sketches of unit trace by input group. ``progress`` gets (step, steps) of UNet passes."""
-    observed = observe(base, adapter, list(adapter), captions, recipe, progress)
+    """Sketches of unit trace by input group of ``layers``, by default the adapter's.
+
+    ``progress`` gets (step, steps) of the denoiser's passes.
+    """
+    observed = observe(base, adapter, layers or list(adapter), captions, recipe, progress)
     return {group: sketch(moment.sum, recipe.rank) for group, moment in observed.items()}
 
 

@@ -101,7 +101,7 @@ class RoundPlan(Document):
     prior_pictures: Annotated[int, Field(ge=0)] = 0
     """Pictures that the base draws itself, trained on beside the member's own so that it forgets less."""
     prior_captions: Annotated[tuple[Annotated[str, Field(max_length=2000)], ...], Field(min_length=1)] = ("",)
-    """What those pictures show, in turn; the empty caption is anything."""
+    """What the base's own pictures show, in turn; the empty caption is anything."""
     statistics_pictures: Annotated[int, Field(ge=1)] = 16
     """Pictures drawn by the member's own adapter, from whose activations the statistics come."""
     statistics_rank: Annotated[int, Field(ge=1)] = 128
@@ -110,7 +110,9 @@ class RoundPlan(Document):
     tail: float = 0.002
     """τ: the share of the merged delta's energy, in the data's metric, that truncation may drop."""
     release_rank: Annotated[int, Field(ge=1)] = 64
-    distillation_steps: Annotated[int, Field(ge=0)] = 100
+    base_weight: Annotated[float, Field(ge=0)] = 0.0
+    """μ: the base's own word beside everybody's, on ``prior_captions``, so that less is forgotten; 0 is none."""
+    distillation_steps: Annotated[int, Field(ge=0)] = 200
     """Steps in which the collective, after the merge, learns to answer as the members' adapters do; 0 is none."""
     distillation_rate: Annotated[float, Field(gt=0)] = 2e-3
     gains: tuple[float, ...] = (0.0, 0.7, 1.0, 1.15, 1.3)

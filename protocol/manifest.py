@@ -97,6 +97,8 @@ class Merge(Document):
     candidate: CandidateName = "regression mean"
     """Which of the candidates is published."""
     distillation: Distillation | None = None
+    base_change: Annotated[float, Field(ge=0)] | None = None
+    """How far the base's answers on its own pictures move, relative to them, at gain 1; None if not measured."""
     commitment: Hash
     """SHA-256 over the integer sums before anything is solved: equal for equal sets, in any order."""
     gain: float

@@ -19,6 +19,10 @@ from protocol.errors import BadInput
 Array = NDArray[Any]
 
 _HEADER_LIMIT = 4 << 20
+_NAME_LIMIT = 300
+"""Names end up in messages, logs and pages."""
+_DIMENSIONS = 8
+"""No weight has more; NumPy stops at 64."""
 _METADATA = "__metadata__"
 _FLOATS: dict[str, np.dtype[Any]] = {
     "F16": np.dtype(np.float16),
@@ -66,10 +70,11 @@ def read_tensors(data: bytes, what: str) -> dict[str, Array]:
     """Every tensor by its name; bfloat16 comes back as float32, which holds it exactly.
 
     Raises:
-        BadInput: not safetensors, a header that is too long, another number format (a single number may have any),
-            or values that are not finite.
+        BadInput: not safetensors, a header that is too long, deep or ambiguous, another number format (a single
+            number may have any), or values that are not finite.
     """
-    _header(data, what)
+    for name in _header(data, what):
+        _require_name(name, what)
     try:
         entries = deserialize(data)  # type: ignore[no-untyped-call]
     except Exception as error:  # the library's own exception type is not exported by every version
@@ -79,6 +84,8 @@ def read_tensors(data: bytes, what: str) -> dict[str, Array]:
 
 def _tensor(name: str, entry: Mapping[str, Any]) -> Array:
     dtype, shape = entry["dtype"], entry["shape"]
+    if len(shape) > _DIMENSIONS:
+        raise BadInput(f"{name} has {len(shape)} dimensions; at most {_DIMENSIONS} are taken.")
     known = _FLOATS | _SCALARS if math.prod(shape) == 1 else _FLOATS
     if dtype not in known:
         told = _NAMES.get(dtype, dtype.replace("I", "int").replace("U", "uint"))
@@ -99,9 +106,22 @@ def _header(data: bytes, what: str) -> dict[str, Any]:
     if length > min(_HEADER_LIMIT, len(data) - 8):
         raise BadInput(f"The {what}'s header is longer than the file or than {_HEADER_LIMIT} bytes.")
     try:
-        header = json.loads(data[8 : 8 + length])
-    except ValueError as error:
-        raise BadInput(f"The {what}'s header is no JSON.") from error
+        header = json.loads(data[8 : 8 + length], object_pairs_hook=_unambiguous)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"The {what}'s header is no JSON, or says a thing twice.") from error
     if not isinstance(header, dict):
         raise BadInput(f"The {what}'s header is no JSON object.")
     return header
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a key that is there twice: readers differ in which of the two they take."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key twice")
+    return found
+
+
+def _require_name(name: str, what: str) -> None:
+    if len(name) > _NAME_LIMIT or not name.isprintable():
+        raise BadInput(f"The {what} has a tensor whose name is no plain text of at most {_NAME_LIMIT} characters.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from contracts_abi.readers import finalized_snapshot
 from contracts_abi.rpc import Rpc
 from deploy.devchain.anvil import ANVIL_KEYS, CHAIN_ID, Anvil
 from deploy.devchain.deployment import CantBeEvil, Deployer, licensed_nouns, onchain_nouns, preset
+
+# A console takes its width when it is made, which is when some test first imports its module: no matter which.
+os.environ["COLUMNS"] = "200"
 
 
 @dataclass(frozen=True)

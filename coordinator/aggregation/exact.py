@@ -1,41 +1,40 @@
 """Sums that come out the same bit for bit, in any order, on any number of threads, and under subtraction.
 
-Factors become whole numbers times a power of two, of so few bits that a matrix product over a bounded number of
-columns stays under 2^53: fp64 carries it without rounding, whatever order BLAS adds in. What is summed over
-contributions lies on one grid that depends on the layer's width alone, never on who else contributes:
+Everything is a whole number times a power of two. Factors in fp16 are such already, so nothing is lost in them; what
+follows from a contribution (its statistics' unit trace, A G) is rounded once, in one way on every machine, to a grid
+that depends on the layer's width alone, never on who else contributes. From there on all is exact (``wide``):
 
-    numerator    Σ w Δ G   multiples of 2^-(34 + p) and of 2^-(51 + p), two sums
-    denominator  Σ w G     multiples of 2^-(40 + p),    p = 2 ⌈log₄ n⌉ for an input of width n
+    numerator    Σ w Δ G   multiples of 2^-(72 + p),    p = 2 ⌈log₄ n⌉ for an input of width n; none without statistics
+    denominator  Σ w G     multiples of 2^-80
 
-G has unit trace, so its entries are about 1/n, and 2^p ≥ n brings them near one. Contributions of equal weight are
-stacked: one large product instead of many small ones.
+G has unit trace, so its entries are about 1/n, and 2^p ≥ n brings them near one.
 """
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.aggregation import wide
 from protocol.adapter import Factors, Sketch
 from protocol.errors import ContributionRefused
 
 FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 FACTOR_BITS = 20
-"""Finer than the fp16 that factors are stored in."""
-PRODUCT_BITS = 24
-LEFT_BITS = 17
-"""B on the grid 2^-17, its largest entry between one half and one."""
-LIMB_BITS = 17
-"""Δ G's right factor is two numbers on the grids 2^-17 and 2^-34."""
-MOMENT_BITS = 20
-DENOMINATOR_BITS = 2 * MOMENT_BITS
-_EXACT = 2.0**53
-_INT64 = 2.0**62
+LEFT_BITS = 24
+"""B on the grid 2^-24, its largest entry between one half and one: fp16 below one is on it without rounding."""
+RIGHT_BITS = 48
+FACTOR_STEP = 24
+"""A statistics' factor lies on 2^-24, as all of fp16 does."""
+FINE = 16
+"""More bits for a factor that has to be shortened."""
+DIAGONAL_STEP = 60
+DENOMINATOR_BITS = 2 * (FACTOR_STEP + FINE)
+_INNER_BITS = 52
+_DIAGONAL_BITS = 48
 
 
 class Scaled(NamedTuple):
@@ -45,20 +44,35 @@ class Scaled(NamedTuple):
     exponent: int
 
 
-@dataclass(frozen=True)
-class Term:
-    """Δ G of one contribution and layer as whole numbers: ``left`` (d_out, r) times ``high`` and ``low`` (r, d_in)."""
+class Moment(NamedTuple):
+    """G = F Fᵀ + diag(d) at a trace of exactly one: F (n, k) is ``factor`` · 2^-``step``, d ``diagonal`` · 2^-60."""
+
+    factor: FloatArray
+    step: int
+    diagonal: FloatArray
+
+    def values(self) -> tuple[FloatArray, FloatArray]:
+        """F and d as fp64."""
+        return np.ldexp(self.factor, -self.step), np.ldexp(self.diagonal, -DIAGONAL_STEP)
+
+
+ONE = Moment(np.zeros((1, 0)), FACTOR_STEP, np.array([2.0**DIAGONAL_STEP]))
+"""What a contribution adds to the denominator where nobody has statistics: G = 1."""
+
+
+class Term(NamedTuple):
+    """Δ G of one contribution and layer as whole numbers: ``left`` (d_out, r) times ``right`` (r, d_in)."""
 
     left: FloatArray
-    high: FloatArray
-    low: FloatArray
+    right: FloatArray
 
 
 def scaled(values: FloatArray, bits: int) -> Scaled:
     """Round to ``bits`` bits (sign included) relative to the largest magnitude."""
-    largest = float(np.abs(values).max(initial=0.0))
+    largest = float(max(values.max(initial=0.0), -values.min(initial=0.0)))
     exponent = math.frexp(largest)[1] - (bits - 1)
-    return Scaled(np.rint(np.ldexp(values, -exponent)), exponent)
+    whole = values * 2.0**-exponent
+    return Scaled(np.rint(whole, out=whole), exponent)
 
 
 def width_bits(n: int) -> int:
@@ -66,121 +80,113 @@ def width_bits(n: int) -> int:
     return 2 * math.ceil(math.log2(n) / 2)
 
 
-def term(factors: Factors, sketch: Sketch, share: float = 1.0) -> Term:
-    """Δ G = B (A G) with G = F Fᵀ + diag(d), times ``share`` (what a clip leaves of the contribution)."""
-    a = scaled(factors.a.astype(np.float64), FACTOR_BITS)
-    f, d = _normalised(sketch)
-    projected = _product(a, f)
-    low_rank = _product(scaled(_value(projected), PRODUCT_BITS), Scaled(f.integers.T, f.exponent))
-    diagonal = Scaled(a.integers * d.integers, a.exponent + d.exponent)
-    return _on_grid(factors.b, _value(low_rank) + _value(diagonal), share)
+def moment(sketch: Sketch) -> Moment:
+    """A contribution's statistics at unit trace: the diagonal gets what the factor leaves, in its own proportions.
 
-
-def term_with_mean(factors: Factors, mean: FloatArray, share: float = 1.0) -> Term:
-    """The same for a contribution without statistics of its own: ``mean`` (n, n) is the others' G."""
-    right = _product(scaled(factors.a.astype(np.float64), FACTOR_BITS), scaled(mean, FACTOR_BITS))
-    return _on_grid(factors.b, _value(right), share)
-
-
-def numerator(terms: Iterable[tuple[int, Term]], shape: tuple[int, int]) -> IntArray:
-    """Σ w Δ G over (w, term) on its grids, coarse and fine: int64 (2, d_out, d_in), of ``shape`` (d_out, d_in)."""
-    total = np.zeros((2, *shape), np.int64)
-    for weight, stack in _stacks(terms):
-        left = np.concatenate([one.left for one in stack], axis=1)
-        high, low = (np.concatenate([getattr(one, limb) for one in stack]) for limb in ("high", "low"))
-        total = _summed(total, weight, np.stack([_exact_product(left, high), _exact_product(left, low)]))
-    return total
-
-
-def denominator(sketches: Iterable[tuple[int, Sketch]], n: int) -> IntArray:
-    """Σ w G over (w, sketch of width ``n``) on its grid: int64 (n, n)."""
-    total, half = np.zeros((n, n), np.int64), width_bits(n) // 2
-    for weight, sketch in sketches:
-        factor, diagonal = _unit_trace(sketch)
-        f = np.rint(np.ldexp(factor, half + MOMENT_BITS))
-        moment = _exact_product(f, np.ascontiguousarray(f.T))
-        moment[np.diag_indices(n)] += np.rint(np.ldexp(diagonal, 2 * half + DENOMINATOR_BITS)).astype(np.int64)
-        total = _summed(total, weight, moment)
-    return total
-
-
-def numerator_value(total: IntArray) -> FloatArray:
-    """Σ w Δ G as fp64."""
-    coarse, fine = total.astype(np.float64)
-    scale = LEFT_BITS + 2 * LIMB_BITS + width_bits(total.shape[2])
-    value: FloatArray = np.ldexp(np.ldexp(coarse, LIMB_BITS) + fine, -scale)
-    return value
-
-
-def denominator_value(total: IntArray) -> FloatArray:
-    """Σ w G as fp64."""
-    return np.ldexp(total.astype(np.float64), -DENOMINATOR_BITS - width_bits(len(total)))
-
-
-def _on_grid(b: NDArray[np.floating], right: FloatArray, share: float) -> Term:
-    """Both factors on their grids; B's power of two goes over to the right."""
-    left = scaled(b.astype(np.float64), LEFT_BITS + 1)
-    right = np.ldexp(share * right, left.exponent + LEFT_BITS + width_bits(right.shape[1]))
-    high = np.rint(np.ldexp(right, LIMB_BITS))
-    low = np.rint(np.ldexp(right - np.ldexp(high, -LIMB_BITS), 2 * LIMB_BITS))
-    _require_room(np.abs(high).max(initial=0.0) * 2.0 ** (LEFT_BITS + 10))
-    return Term(left.integers, high, low)
-
-
-def _stacks(terms: Iterable[tuple[int, Term]], columns: int = 1024) -> Iterator[tuple[int, list[Term]]]:
-    """Terms of equal weight, some ``columns`` at a time."""
-    waiting: dict[int, list[Term]] = {}
-    for weight, one in terms:
-        stack = waiting.setdefault(weight, [])
-        stack.append(one)
-        if sum(t.left.shape[1] for t in stack) >= columns:
-            yield weight, waiting.pop(weight)
-    yield from waiting.items()
-
-
-def _exact_product(left: FloatArray, right: FloatArray) -> IntArray:
-    """A product of whole numbers, over as many columns at a time as fp64 carries exactly."""
-    bound = max(1.0, np.abs(left).max(initial=0.0) * np.abs(right).max(initial=0.0))
-    columns = int(_EXACT // bound)
-    total = np.zeros((left.shape[0], right.shape[1]), np.int64)
-    for start in range(0, left.shape[1], max(1, columns)):
-        part = slice(start, start + columns)
-        total += (left[:, part] @ right[part]).astype(np.int64)
-    return total
-
-
-def _summed(total: IntArray, weight: int, part: IntArray) -> IntArray:
-    _require_room(float(np.abs(total).max(initial=0)) + weight * float(np.abs(part).max(initial=0)))
-    return total + weight * part
-
-
-def _require_room(reach: float) -> None:
-    if reach >= _INT64:
-        raise ContributionRefused("A contribution's values are too large to be summed exactly.")
-
-
-def _unit_trace(sketch: Sketch) -> tuple[FloatArray, FloatArray]:
-    """Factor and diagonal at unit trace: what is left of fp16's rounding in the trace is no one's weight.
-
-    The trace is summed exactly (``math.fsum``), since it would otherwise depend on the order of addition.
+    What fp16's rounding does to the trace is no one's weight. A factor that has more than one already is shortened.
     """
-    factor, diagonal = sketch.factor.astype(np.float64), sketch.diagonal.astype(np.float64)
-    trace = math.fsum(np.square(factor).ravel()) + math.fsum(diagonal)
-    return factor / math.sqrt(trace), diagonal / trace
+    factor = np.rint(np.ldexp(sketch.factor.astype(np.float64), FACTOR_STEP))
+    squared, step = float(np.square(factor).sum()), FACTOR_STEP
+    if not squared < 2.0**53:
+        raise ContributionRefused("A contribution's statistics have no unit trace.")
+    taken = math.ldexp(squared, -2 * FACTOR_STEP)
+    if taken > 1.0:
+        shorter = math.floor(2**FINE / math.sqrt(taken))
+        factor, step = factor * shorter, FACTOR_STEP + FINE
+        taken = math.ldexp(int(squared) * shorter**2, -2 * step)
+    diagonal = np.rint(np.ldexp(sketch.diagonal.astype(np.float64), _DIAGONAL_BITS))
+    if not diagonal.any():
+        diagonal = np.ones_like(diagonal)
+    share = max(0.0, 1.0 - taken) / float(diagonal.sum())
+    return Moment(factor, step, np.rint(np.ldexp(diagonal * share, DIAGONAL_STEP)))
 
 
-def _normalised(sketch: Sketch) -> tuple[Scaled, Scaled]:
-    factor, diagonal = _unit_trace(sketch)
-    return scaled(factor, FACTOR_BITS), scaled(diagonal, PRODUCT_BITS)
+def terms(layers: Sequence[Factors], given: Moment | FloatArray | None, share: float = 1.0) -> list[Term]:
+    """Δ G of layers that read one input, times ``share`` (what a clip leaves of the contribution).
+
+    Args:
+        layers: the contribution's factors, all of one width n.
+        given: its statistics, or the (n, n) mean of the others' if it has none; None if nobody has any, G = I.
+        share: between 0 and 1.
+    """
+    a = np.concatenate([one.a for one in layers]).astype(np.float64)
+    bits = RIGHT_BITS if given is None else RIGHT_BITS + width_bits(a.shape[1])
+    right = share * (a if given is None else _through(a, given))
+    ends = np.cumsum([one.rank for one in layers])[:-1]
+    return [_on_grid(one.b, rows, bits) for one, rows in zip(layers, np.split(right, ends), strict=True)]
 
 
-def _product(left: Scaled, right: Scaled) -> Scaled:
-    """An exact matrix product: refuses shapes at which it would not be exact."""
-    bound = np.abs(left.integers).max(initial=0) * np.abs(right.integers).max(initial=0) * left.integers.shape[1]
-    if bound >= _EXACT:
-        raise ContributionRefused(f"A layer of inner size {left.integers.shape[1]} is too wide to be summed exactly.")
-    return Scaled(left.integers @ right.integers, left.exponent + right.exponent)
+def stacked(weighted: Sequence[tuple[int, Term]]) -> Term:
+    """Σ w Δ G over (w, term) as one: all of them side by side."""
+    left = np.concatenate([one.left if weight == 1 else weight * one.left for weight, one in weighted], axis=1)
+    return Term(left, np.concatenate([one.right for _, one in weighted]))
 
 
-def _value(product: Scaled) -> FloatArray:
-    return np.ldexp(product.integers, product.exponent)
+def factor_values(stack: Term) -> tuple[FloatArray, FloatArray]:
+    """Both factors of Σ w Δ as fp64, where nobody had statistics."""
+    return np.ldexp(stack.left, -LEFT_BITS), np.ldexp(stack.right, -RIGHT_BITS)
+
+
+def numerator(weighted: Sequence[tuple[int, Term]], shape: tuple[int, int]) -> wide.Whole:
+    """Σ w Δ G over (w, term), of ``shape`` (d_out, d_in)."""
+    total = wide.Sum(shape)
+    total.add_product(*stacked(weighted))
+    return total.whole()
+
+
+def add_moments(total: wide.Sum, diagonal: wide.Sum, weighted: Sequence[tuple[int, Moment]]) -> None:
+    """Add Σ w F Fᵀ over (w, moment) to ``total``, the factors of one weight side by side, and Σ w d to ``diagonal``."""
+    stacks: dict[tuple[int, int], list[FloatArray]] = {}
+    for weight, one in weighted:
+        if one.factor.shape[1]:
+            stacks.setdefault((weight, one.step), []).append(one.factor)
+    for (weight, step), factors in stacks.items():
+        factor = np.concatenate(factors, axis=1)
+        total.add_product(factor if weight == 1 else weight * factor, factor.T, DENOMINATOR_BITS - 2 * step)
+    columns = np.stack([one.diagonal for _, one in weighted], axis=1)
+    weights = np.array([[float(weight)] for weight, _ in weighted])
+    diagonal.add_product(columns, weights, DENOMINATOR_BITS - DIAGONAL_STEP)
+
+
+def denominator(weighted: Sequence[tuple[int, Moment]], n: int) -> wide.Whole:
+    """Σ w G over (w, moment) of width ``n``."""
+    total, diagonal = wide.Sum((n, n)), wide.Sum((n, 1))
+    add_moments(total, diagonal, weighted)
+    total.add_diagonal(diagonal.whole())
+    return total.whole()
+
+
+def numerator_value(total: wide.Whole, plain: bool = False) -> FloatArray:
+    """Σ w Δ G as fp64; ``plain``: nobody had statistics."""
+    return total.value(-LEFT_BITS - RIGHT_BITS - (0 if plain else width_bits(total.shape[1])))
+
+
+def denominator_value(total: wide.Whole) -> FloatArray:
+    """Σ w G as fp64."""
+    return total.value(-DENOMINATOR_BITS)
+
+
+def _through(a: FloatArray, given: Moment | FloatArray) -> FloatArray:
+    """A G (r, n), its exact value but for a few roundings that no machine makes otherwise."""
+    whole, step = _by_row(a, LEFT_BITS)
+    if isinstance(given, Moment):
+        inner, inner_step = _by_row(wide.product(whole, given.factor), _INNER_BITS)
+        low_rank: FloatArray = wide.product(inner, given.factor.T) * (step * inner_step * 2.0 ** (-2 * given.step))
+        return low_rank + a * np.ldexp(given.diagonal, -DIAGONAL_STEP)
+    mean = scaled(given, _INNER_BITS)
+    return wide.product(whole, mean.integers) * np.ldexp(step, mean.exponent)
+
+
+def _by_row(values: FloatArray, bits: int) -> tuple[FloatArray, FloatArray]:
+    """Whole numbers of ``bits`` bits (r, n), and the power of two (r, 1) that each row is to be multiplied by."""
+    largest = np.maximum(values.max(axis=1), -values.min(axis=1))
+    exponent = (np.frexp(largest)[1] - bits)[:, None]
+    whole = values * np.ldexp(1.0, -exponent)
+    return np.rint(whole, out=whole), np.ldexp(1.0, exponent)
+
+
+def _on_grid(b: NDArray[np.floating], right: FloatArray, bits: int) -> Term:
+    """B on its grid, its power of two with the right factor, which comes to the grid of all."""
+    left = scaled(b.astype(np.float64), LEFT_BITS + 1)
+    whole = right * 2.0 ** (left.exponent + LEFT_BITS + bits)
+    return Term(left.integers, np.rint(whole, out=whole))

@@ -19,13 +19,29 @@ from numpy.typing import NDArray
 
 from coordinator.aggregation import algebra, exact
 from coordinator.aggregation.gram import SKETCH_FROM, gram, sketched_gram
-from coordinator.aggregation.influence import MEASURED_UP_TO, Whole
-from coordinator.aggregation.robust import UNIT, Shares, shares
+from coordinator.aggregation.influence import MEASURED_UP_TO, Part, Whole
+from coordinator.aggregation.kept import (
+    Figures,
+    Member,
+    read_figures,
+    read_members,
+    read_products,
+    read_sums,
+    remove_others,
+    write_figures,
+    write_products,
+    write_sums,
+)
+from coordinator.aggregation.robust import UNIT, Shares, copies, peak, peaked, reach, reaches, shares
+from coordinator.aggregation.stored import StoredAdapter, StoredStatistics
+from coordinator.aggregation.sums import GroupSums, Opened, group_sums
 from protocol.adapter import Factors, Sketch, input_group
 from protocol.errors import BadInput, ContributionRefused
 from protocol.grant import RoundPlan
-from protocol.mapped import AdapterFile, StatisticsFile
 from protocol.policy import RobustRule
+
+Base = NDArray[np.float64] | None
+"""μ G₀ of an input group, if the base has a word."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +52,21 @@ class MergeInput:
     weight: int
     adapter: Path
     statistics: Path | None
+    received: int = 0
+    """When it arrived, in any unit: of two copies of one delta the earlier one counts."""
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A contribution whose tensors are read when they are asked for. ``length``: what the clip leaves, in 1/UNIT."""
+class Anchor:
+    """The base's own word: its statistics G₀ join every denominator as μ times everybody's weight, with no delta."""
 
-    weight: int
-    adapter: Mapping[str, Factors]
-    statistics: Mapping[str, Sketch] | None
-    length: int = UNIT
+    share: float
+    statistics: Path
+
+    def of(self, group: str) -> NDArray[np.float64]:
+        """μ G₀ of one input group, (n, n), G₀ at unit trace."""
+        own = StoredStatistics(self.statistics)[group].dense()
+        return np.asarray(self.share * own / np.trace(own))
 
 
 @dataclass(frozen=True)
@@ -82,29 +103,6 @@ class Merged:
 
 
 @dataclass(frozen=True)
-class GroupSums:
-    """Σ wᵢ Δᵢ Gᵢ by layer and Σ wᵢ Gᵢ of the input they share, both exact (see ``exact``)."""
-
-    numerators: dict[str, NDArray[np.int64]]
-    denominator: NDArray[np.int64]
-
-    def without(self, part: "GroupSums") -> "GroupSums":
-        """These sums less ``part``'s: bit for bit as if it had never been added."""
-        left = {layer: total - part.numerators[layer] for layer, total in self.numerators.items()}
-        return GroupSums(left, self.denominator - part.denominator)
-
-    def numerator_values(self) -> dict[str, NDArray[np.float64]]:
-        """Σ wᵢ Δᵢ Gᵢ by layer as fp64."""
-        return {layer: exact.numerator_value(total) for layer, total in self.numerators.items()}
-
-    def commitments(self, group: str) -> Iterator[str]:
-        """A line for each sum: its name, shape and SHA-256."""
-        for name, total in (*sorted(self.numerators.items()), (f"{group} statistics", self.denominator)):
-            digest = hashlib.sha256(np.ascontiguousarray(total, dtype="<i8").tobytes()).hexdigest()
-            yield f"{name}:{'x'.join(map(str, total.shape))}:{digest}"
-
-
-@dataclass(frozen=True)
 class SolvedGroup:
     """A group's layers, solved, and the lines that commit to its sums."""
 
@@ -115,9 +113,18 @@ class SolvedGroup:
 
 
 def merge(
-    inputs: Sequence[MergeInput], plan: RoundPlan, rule: RobustRule = RobustRule.NONE, processes: int = 1
+    inputs: Sequence[MergeInput],
+    plan: RoundPlan,
+    rule: RobustRule = RobustRule.NONE,
+    processes: int = 1,
+    kept: Path | None = None,
+    anchor: Anchor | None = None,
 ) -> Merged:
     """Merge by regression mean at the least rank that the plan's tail allows.
+
+    ``anchor`` holds the collective to the base's answers, where there are statistics at all.
+    ``kept`` is a folder in which sums stay from one merge to the next, so that the next one reads only what differs;
+    the outcome is the same without it.
 
     Raises:
         BadInput: there is nothing to merge.
@@ -126,10 +133,10 @@ def merge(
     if not inputs:
         raise BadInput("No live contribution is left to merge.")
     ordered = sorted(inputs, key=lambda one: one.contribution_id)
-    counted, accounts = _counted(ordered, rule)
-    first = AdapterFile(ordered[0].adapter)
+    counted, accounts = _counted(ordered, rule, kept)
+    first = StoredAdapter(ordered[0].adapter)
     groups = layers_by_group(first)
-    solve = partial(_solve_files, counted, plan)
+    solve = partial(_solve_files, counted, plan, kept, anchor)
     if processes > 1:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(processes, len(groups)), mp_context=context) as pool:
@@ -137,6 +144,9 @@ def merge(
     else:
         solved = [solve(group, layers) for group, layers in groups.items()]
         _opened.cache_clear()
+        _members.cache_clear()
+    if kept is not None:
+        remove_others(kept, groups)
     every = {layer: one for part in solved for layer, one in part.layers.items()}
     kernels = {layer: first[layer].kernel for layer in every}
     rank = algebra.least_rank(list(every.values()), plan.tail, plan.release_rank)
@@ -154,32 +164,6 @@ def commitment(lines: Iterator[str]) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def group_sums(contributions: Sequence[Opened], group: str, layers: Sequence[str]) -> GroupSums:
-    """Both sums of one group. A contribution without statistics counts with the mean of the others'.
-
-    Raises:
-        ContributionRefused: contributions adapt different layers, in different shapes.
-    """
-    first = {layer: contributions[0].adapter[layer] for layer in layers}
-    for one in contributions:
-        _require_fit(one, first)
-    n = next(iter(first.values())).a.shape[1]
-    told = [(one.weight, one.statistics[group]) for one in contributions if one.statistics is not None]
-    denominator = exact.denominator(told, n) if told else _identity(contributions, n)
-    mean, silent = _mean(denominator, told, contributions)
-
-    def terms(layer: str) -> Iterator[tuple[int, exact.Term]]:
-        for one in contributions:
-            share, factors = one.length / UNIT, one.adapter[layer]
-            if one.statistics is None:
-                yield one.weight, exact.term_with_mean(factors, mean, share)
-            else:
-                yield one.weight, exact.term(factors, one.statistics[group], share)
-
-    numerators = {layer: exact.numerator(terms(layer), _shape(first[layer])) for layer in layers}
-    return GroupSums(numerators, denominator + silent)
-
-
 def layers_by_group(layers: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
     """Input group → the layers that read it, both sorted."""
     groups: dict[str, list[str]] = {}
@@ -194,48 +178,181 @@ def scaled_by(adapter: Mapping[str, Factors], gain: float) -> dict[str, Factors]
     return {layer: Factors(f.a * root, f.b * root, f.kernel) for layer, f in adapter.items()}
 
 
-def _counted(ordered: Sequence[MergeInput], rule: RobustRule) -> tuple[tuple[Counted, ...], dict[str, Account]]:
+def _counted(
+    ordered: Sequence[MergeInput], rule: RobustRule, kept: Path | None
+) -> tuple[tuple[Counted, ...], dict[str, Account]]:
     """Each that counts, and the account of every one."""
-    adapters, ids = [AdapterFile(one.adapter) for one in ordered], [one.contribution_id for one in ordered]
+    adapters, ids = [StoredAdapter(one.adapter) for one in ordered], [one.contribution_id for one in ordered]
     _require_same_layers(adapters)
-    matrix = gram(adapters) if len(adapters) < SKETCH_FROM else sketched_gram(adapters, ids)
-    shared = shares(matrix, [one.weight for one in ordered], rule)
-    weights = _whole_weights(ordered, shared)
-    norms = np.sqrt(np.diag(matrix))
+    matrix = _products(adapters, ordered, kept)
+    statistics = {one.contribution_id: StoredStatistics(one.statistics) for one in ordered if one.statistics}
+    figures = _figures(ordered, dict(zip(ids, adapters, strict=True)), statistics, kept)
+    notes = peaked({key: one.peaks for key, one in figures.items()})
+    told = [statistics[key] if key in statistics and key not in notes else None for key in ids]
+    copied = _copied(matrix, ordered)
+    own = [row for row in range(len(ordered)) if row not in copied]
+    if all(one is not None for one in told):
+        reached: Sequence[float | None] = [figures[ids[row]].reach for row in own]
+    else:
+        reached = reaches([adapters[row] for row in own], [told[row] for row in own])
+    shared = shares(matrix[np.ix_(own, own)], [ordered[row].weight for row in own], rule, reached)
+    weights = dict(zip(own, _whole_weights([ordered[row].weight for row in own], shared), strict=True))
+    lengths = dict(zip(own, shared.length, strict=True))
+    reasons = dict(zip(own, shared.reasons, strict=True)) | copied
     accounts = {
-        key: Account(float(norm), weight, note)
-        for key, norm, weight, note in zip(ids, norms, weights, shared.reasons, strict=True)
+        key: Account(
+            norm=float(np.sqrt(matrix[row, row])),
+            weight=weights.get(row, 0),
+            note=" ".join(filter(None, (reasons[row], notes.get(key)))),
+        )
+        for row, key in enumerate(ids)
     }
-    counted = (Counted(one, w, n) for one, w, n in zip(ordered, weights, shared.length, strict=True) if w)
+    counted = (
+        Counted(ordered[row] if told[row] else replace(ordered[row], statistics=None), weights[row], lengths[row])
+        for row in own
+        if weights[row]
+    )
     return tuple(counted), accounts
 
 
-def _whole_weights(ordered: Sequence[MergeInput], shared: Shares) -> list[int]:
-    """Policy weight times the rule's; in small numbers where the rule only keeps or drops."""
-    unit = UNIT if all(w in (0, UNIT) for w in shared.weight) else 1
-    return [one.weight * (w // unit) for one, w in zip(ordered, shared.weight, strict=True)]
-
-
-def _solve_files(counted: tuple[Counted, ...], plan: RoundPlan, group: str, layers: Sequence[str]) -> SolvedGroup:
-    sums = group_sums(_opened(counted), group, layers)
-    denominator = exact.denominator_value(sums.denominator)
-    solved = {
-        layer: algebra.solve(total, denominator, plan.regularisation, plan.release_rank)
-        for layer, total in sums.numerator_values().items()
+def _figures(
+    ordered: Sequence[MergeInput],
+    adapters: Mapping[str, StoredAdapter],
+    statistics: Mapping[str, StoredStatistics],
+    kept: Path | None,
+) -> dict[str, Figures]:
+    """By contribution that has statistics; they hang on nobody else, so what is kept need not be read again."""
+    names = {one.contribution_id: _name(one) for one in ordered} if kept else {}
+    known = read_figures(kept) if kept else {}
+    found = {
+        key: known.get(names.get(key, "")) or _figures_of(adapters[key], dict(one)) for key, one in statistics.items()
     }
-    each = _moved(sums, _opened(counted), group, plan) if _is_measured(counted) else ()
-    return SolvedGroup(solved, tuple(sums.commitments(group)), each)
+    if kept is not None:
+        write_figures(kept, {names[key]: one for key, one in found.items()})
+    return found
+
+
+def _figures_of(adapter: Mapping[str, Factors], statistics: Mapping[str, Sketch]) -> Figures:
+    return Figures({group: peak(sketch) for group, sketch in statistics.items()}, reach(adapter, statistics))
+
+
+def _name(one: MergeInput) -> str:
+    """Of a contribution and its files as they are now."""
+    return Member.of(one.contribution_id, 0, 0, one.adapter, one.statistics).name
+
+
+def _copied(matrix: NDArray[np.float64], ordered: Sequence[MergeInput]) -> dict[int, str]:
+    """Row → why it does not count, of every delta that had arrived before by another name."""
+    arrival = sorted(range(len(ordered)), key=lambda row: (ordered[row].received, ordered[row].contribution_id))
+    found = copies(matrix[np.ix_(arrival, arrival)])
+    return {
+        arrival[later]: f"It is a copy of {ordered[arrival[first]].contribution_id}." for later, first in found.items()
+    }
+
+
+def _whole_weights(weights: Sequence[int], shared: Shares) -> list[int]:
+    """Policy weight times the rule's, in the smallest whole numbers that the rule's allow."""
+    unit = math.gcd(*shared.weight)
+    return [weight * (share // unit) for weight, share in zip(weights, shared.weight, strict=True)]
+
+
+def _products(
+    adapters: Sequence[StoredAdapter], ordered: Sequence[MergeInput], kept: Path | None
+) -> NDArray[np.float64]:
+    """The Gram matrix; projections depend on the whole set, so there is nothing to keep of them."""
+    if len(adapters) >= SKETCH_FROM:
+        return sketched_gram(adapters, [one.contribution_id for one in ordered])
+    if kept is None:
+        return gram(adapters)
+    names = [_name(one) for one in ordered]
+    matrix = gram(adapters, read_products(kept, names))
+    write_products(kept, names, matrix)
+    return matrix
+
+
+def _solve_files(
+    counted: tuple[Counted, ...],
+    plan: RoundPlan,
+    kept: Path | None,
+    anchor: Anchor | None,
+    group: str,
+    layers: Sequence[str],
+) -> SolvedGroup:
+    sums = _sums(counted, kept, group, layers)
+    base = anchor.of(group) if anchor and anchor.share and not sums.plain else None
+    solved = _solved(sums, plan, base)
+    lines = tuple(sums.commitments(group))
+    each = _moved(sums, _opened(counted), group, plan, base, lines) if _is_measured(counted) else ()
+    return SolvedGroup(solved, lines, each)
+
+
+def _denominator(sums: GroupSums, base: Base) -> NDArray[np.float64]:
+    """Σ w (G + μ G₀): a sum of unit traces has the weights' sum as its trace."""
+    own = exact.denominator_value(sums.denominator)
+    return own if base is None else own + np.trace(own) * base
+
+
+def _solved(sums: GroupSums, plan: RoundPlan, base: Base) -> dict[str, algebra.Solved]:
+    denominator, cap = _denominator(sums, base), plan.release_rank
+    if sums.stacks:
+        weight = float(denominator[0, 0])
+        return {layer: algebra.mean_of_factors(*stack, weight, cap) for layer, stack in sums.stacks.items()}
+    values = ((layer, exact.numerator_value(total, sums.plain)) for layer, total in sums.numerators.items())
+    if sums.plain:
+        return {layer: algebra.mean(total, float(denominator[0, 0]), cap) for layer, total in values}
+    lower = algebra.root(denominator, plan.regularisation)
+    return {layer: algebra.solve_in(lower, total, cap) for layer, total in values}
+
+
+def _sums(counted: tuple[Counted, ...], kept: Path | None, group: str, layers: Sequence[str]) -> GroupSums:
+    """The group's sums: from those that are kept, where that is less work than from scratch."""
+    if kept is None or any(c.one.statistics is None for c in counted):
+        return group_sums(_opened(counted), group, layers)
+    members = _members(counted)
+    sums = _from_kept(counted, members, kept, group, layers) or group_sums(_opened(counted), group, layers)
+    write_sums(kept, group, members, sums)
+    return sums
+
+
+def _from_kept(
+    counted: tuple[Counted, ...], members: tuple[Member, ...], folder: Path, group: str, layers: Sequence[str]
+) -> GroupSums | None:
+    before = read_members(folder, group)
+    gone = before - set(members)
+    new = [opened for opened, member in zip(_opened(counted), members, strict=True) if member not in before]
+    if len(gone) + len(new) >= len(members) or not all(one.is_there() for one in gone):
+        return None
+    if (found := read_sums(folder, group)) is None or found[0] != before or set(found[1].numerators) != set(layers):
+        return None
+    sums = found[1]
+    if gone:
+        sums = sums.without(group_sums([_open(*_from(one)) for one in sorted(gone)], group, layers))
+    return group_sums(new, group, layers, sums) if new else sums
 
 
 def _is_measured(counted: tuple[Counted, ...]) -> bool:
     return 1 < len(counted) <= MEASURED_UP_TO and all(c.one.statistics for c in counted)
 
 
-def _moved(sums: GroupSums, contributions: Sequence[Opened], group: str, plan: RoundPlan) -> tuple[float, ...]:
+def _moved(
+    sums: GroupSums,
+    contributions: Sequence[Opened],
+    group: str,
+    plan: RoundPlan,
+    base: Base,
+    lines: Sequence[str],
+) -> tuple[float, ...]:
     """How far the group's layers move without each contribution."""
-    whole = Whole.of(sums.numerator_values(), exact.denominator_value(sums.denominator), plan.regularisation)
-    rests = (sums.without(group_sums([one], group, tuple(sums.numerators))) for one in contributions)
-    return tuple(whole.moved(rest.numerator_values(), exact.denominator_value(rest.denominator)) for rest in rests)
+    seed = int(commitment(iter(lines))[:16], 16)
+    whole = Whole.of(sums.numerator_values(), _denominator(sums, base), plan.regularisation, seed)
+    return tuple(whole.moved(_part(one, group, tuple(sums.numerators), base)) for one in contributions)
+
+
+def _part(one: Opened, group: str, layers: Sequence[str], base: Base) -> Part:
+    factors = {layer: one.adapter[layer] for layer in layers}
+    if one.statistics is None:
+        raise ContributionRefused("A contribution without statistics has no part of its own in the sums.")
+    return Part(one.weight, one.length / UNIT, factors, *exact.moment(one.statistics[group]).values(), base)
 
 
 def _with_influence(
@@ -251,51 +368,25 @@ def _with_influence(
 
 @lru_cache(maxsize=1)
 def _opened(counted: tuple[Counted, ...]) -> tuple[Opened, ...]:
-    """Mapped once a process, not once a group."""
-    return tuple(
-        Opened(
-            c.weight,
-            AdapterFile(c.one.adapter),
-            StatisticsFile(c.one.statistics) if c.one.statistics else None,
-            c.length,
-        )
-        for c in counted
-    )
+    """Once a process, not once a group."""
+    return tuple(_open(c.weight, c.length, c.one.adapter, c.one.statistics) for c in counted)
 
 
-def _identity(contributions: Sequence[Opened], n: int) -> NDArray[np.int64]:
-    """Nobody has statistics: G = I/n for all, and the regression mean is the plain weighted mean."""
-    eye = Sketch(np.zeros((n, 0)), np.full(n, 1.0 / n))
-    return exact.denominator([(sum(one.weight for one in contributions), eye)], n)
+@lru_cache(maxsize=1)
+def _members(counted: tuple[Counted, ...]) -> tuple[Member, ...]:
+    return tuple(Member.of(c.one.contribution_id, c.weight, c.length, c.one.adapter, c.one.statistics) for c in counted)
 
 
-def _mean(
-    denominator: NDArray[np.int64], told: Sequence[tuple[int, Sketch]], contributions: Sequence[Opened]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The mean of the known statistics, and what the silent contributions add to the denominator."""
-    everyone = sum(one.weight for one in contributions)
-    known = sum(weight for weight, _ in told) or everyone
-    mean = exact.denominator_value(denominator) / known
-    silent = everyone - known
-    return mean, np.rint(denominator * (silent / known)).astype(np.int64)
+def _from(member: Member) -> tuple[int, int, Path, Path | None]:
+    statistics = Path(member.statistics) if member.statistics else None
+    return member.weight, member.length, Path(member.adapter), statistics
 
 
-def _shape(factors: Factors) -> tuple[int, int]:
-    return int(factors.b.shape[0]), int(factors.a.shape[1])
+def _open(weight: int, length: int, adapter: Path, statistics: Path | None) -> Opened:
+    return Opened(weight, StoredAdapter(adapter), StoredStatistics(statistics) if statistics else None, length)
 
 
 def _require_same_layers(adapters: Sequence[Mapping[str, Factors]]) -> None:
     for one in adapters[1:]:
         if strange := sorted(set(one) ^ set(adapters[0])):
             raise ContributionRefused(f"Contributions adapt different layers: {strange[0]} is in some only.")
-
-
-def _require_fit(one: Opened, first: Mapping[str, Factors]) -> None:
-    for layer, expected in first.items():
-        if layer not in one.adapter:
-            raise ContributionRefused(f"Contributions adapt different layers: {layer} is in some only.")
-        factors = one.adapter[layer]
-        if (_shape(factors), factors.kernel) != (_shape(expected), expected.kernel):
-            raise ContributionRefused(f"{layer}: shape {_shape(factors)} does not fit the other contributions'.")
-        if one.statistics is not None and input_group(layer) not in one.statistics:
-            raise ContributionRefused(f"A contribution lacks statistics for {input_group(layer)}.")

@@ -5,6 +5,7 @@ anyone who has the contribution can make the same lessons. What the adapter read
 once more, so whoever makes lessons checks those that were signed.
 """
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.int64]
 
 _ARRAYS = ("noisy", "steps", "said", "answers", "error")
+_AT_ONCE = 16
 LEVELS = 12
 """Lessons from one picture, each at a time step drawn from its own part of the schedule."""
 
@@ -91,8 +93,22 @@ def _lessons(base: Base, drawn: Drawn, captions: Sequence[str], error: float) ->
         noise = torch.randn(drawn.latents.shape, generator=drawn.generator, device=base.device)
         noisy = base.noised(drawn.latents, noise, steps)[0]
         parts.append((noisy, steps, said % len(captions), base.predict(noisy, steps, drawn.text)))
-    whole = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
-    return Lessons(tuple(captions), *whole, np.array(error))
+    arrays = {n: torch.cat(c).cpu().numpy() for n, c in zip(_ARRAYS, zip(*parts, strict=True), strict=False)}
+    return Lessons(tuple(captions), **arrays, error=np.array(error))
+
+
+@torch.no_grad()
+def change(base: Base, adapter: Mapping[str, Factors], lessons: Lessons) -> float:
+    """How far the base's answers move under an adapter: √(E‖f(W + Δ) − f(W)‖² / E‖f(W)‖²) over the base's lessons."""
+    texts, moved = base.embed(lessons.captions), 0.0
+    with base.under(adapter):
+        for start in range(0, len(lessons), _AT_ONCE):
+            noisy, steps, said, answers = (
+                torch.from_numpy(np.array(getattr(lessons, name)[start : start + _AT_ONCE])).to(base.device)
+                for name in _ARRAYS[:4]
+            )
+            moved += float((base.predict(noisy, steps, texts.rows(said)) - answers).square().sum())
+    return math.sqrt(moved / float(np.square(lessons.answers, dtype=np.float64).sum()))
 
 
 def distance(signed: Statistics, moments: Mapping[str, Moment], rank: int) -> float:

@@ -54,6 +54,7 @@ class ReleaseDraft:
     scores: tuple[GainScore, ...]
     scored_by: int
     distillation: Distillation | None = None
+    base_change: float | None = None
 
 
 def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Manifest:
@@ -87,6 +88,7 @@ def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Mani
             commitment=merged.commitment,
             candidate=draft.chosen.candidate,
             distillation=draft.distillation,
+            base_change=draft.base_change,
             gain=draft.chosen.gain,
             scores=draft.scores,
             scored_by=draft.scored_by,

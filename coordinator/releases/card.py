@@ -45,7 +45,7 @@ members on images they held out.
 {licence_text}
 
 ## Limits
-It draws what its members' tokens look like, in the style of a small base; it forgets a little of everything else.
+It draws what its members' tokens look like, in the style of its base; it forgets a little of everything else.{change}
 Provenance, verdicts and hashes are in `manifest.json`.
 """
 
@@ -68,6 +68,7 @@ def card(manifest: Manifest, prompts: tuple[str, ...]) -> str:
         gain=manifest.merge.gain,
         scored_by=manifest.merge.scored_by,
         candidate=manifest.merge.candidate,
+        change=_change(manifest.merge.base_change),
         distillation=_distillation(manifest),
         scores="\n".join(f"| {s.candidate} | {s.gain:g} | {s.loss:.4f} |" for s in manifest.merge.scores),
         licence_text=_licence(manifest),
@@ -93,6 +94,10 @@ def _distillation(manifest: Manifest) -> str:
         f" From there it was distilled in {manifest.plan.distillation_steps} steps: it learned what the adapters of"
         f" {distillation.teachers} members answer on pictures that these adapters drew themselves."
     )
+
+
+def _change(value: float | None) -> str:
+    return "" if value is None else f"\nOn pictures that the base draws of itself, its answers moved by {value:.0%}."
 
 
 def _influence(value: float | None) -> str:

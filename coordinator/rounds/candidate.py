@@ -36,11 +36,15 @@ class Distilled:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Everything that a round merged: what the sums gave, and what was made of it. ``statistics_errors`` by id."""
+    """Everything that a round merged: what the sums gave, and what was made of it.
+
+    ``statistics_errors`` are by contribution, ``base_changes`` (how far the base's own answers move) by candidate.
+    """
 
     merged: Merged
     distilled: Distilled | None = None
     statistics_errors: Mapping[str, float] = field(default_factory=dict)
+    base_changes: Mapping[CandidateName, float] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[CandidateName, ...]:
@@ -77,6 +81,7 @@ class _Account(Document):
     candidates: tuple[Candidate, ...]
     distillation: Distillation | None
     statistics_errors: dict[str, float]
+    base_changes: dict[CandidateName, float]
     contributions: dict[str, _Contribution]
 
 
@@ -91,6 +96,7 @@ def keep(folder: Path, made: Candidates) -> str:
         candidates=candidates,
         distillation=made.distilled.account if made.distilled else None,
         statistics_errors=dict(made.statistics_errors),
+        base_changes=dict(made.base_changes),
         contributions={key: _Contribution(**asdict(one)) for key, one in made.merged.accounts.items()},
     )
     files = {_file(one.name): adapters[one.name] for one in candidates}
@@ -121,7 +127,7 @@ def read(folder: Path, kept: str) -> Candidates:
     accounts = {key: Account(**one.model_dump()) for key, one in account.contributions.items()}
     merged = Merged(adapters[MERGED], account.rank, account.tail, account.commitment, accounts)
     distilled = Distilled(adapters[DISTILLED], account.distillation) if account.distillation else None
-    return Candidates(merged, distilled, account.statistics_errors)
+    return Candidates(merged, distilled, account.statistics_errors, account.base_changes)
 
 
 def _account(folder: Path) -> _Account:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from contracts_abi.model import Token
+from coordinator.aggregation import exact
+from coordinator.aggregation.wide import WHOLE_BITS
 from protocol.adapter import (
     ADAPTED,
     ADAPTED_IN_TRANSFORMER,
@@ -24,6 +26,9 @@ from protocol.adapter import (
 from protocol.contribution import Contribution, ContributionHeader
 from protocol.errors import BadInput, ContributionRefused
 from protocol.grant import RoundPlan
+
+HEADROOM = 16
+"""The largest deltas of the embedded base fit a thousand times."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +82,15 @@ def check(contribution: Contribution, terms: Terms) -> None:
 
     Raises:
         ContributionRefused: with what is wrong.
+        BadInput: the header cannot be hashed, so there is no contribution to refuse.
     """
+    contribution.header.canonical()
     check_header(contribution.header, terms)
     contribution.check_integrity()
-    check_adapter(load_adapter(contribution.adapter), terms.layers, terms.plan)
-    check_statistics(load_statistics(contribution.statistics), terms.layers, terms.plan)
+    adapter, statistics = load_adapter(contribution.adapter), load_statistics(contribution.statistics)
+    check_adapter(adapter, terms.layers, terms.plan)
+    check_statistics(statistics, terms.layers, terms.plan)
+    check_room(adapter, statistics)
 
 
 def check_header(header: ContributionHeader, terms: Terms) -> None:
@@ -133,6 +142,15 @@ def check_statistics(statistics: Statistics, layers: Layers, plan: RoundPlan) ->
             )
         if rank > plan.statistics_rank:
             raise ContributionRefused(f"{group}: the statistics have rank {rank}; the limit is {plan.statistics_rank}.")
+
+
+def check_room(adapter: Adapter, statistics: Statistics) -> None:
+    """The delta fits into the exact sums ``HEADROOM`` times; else the merge would fail for everybody."""
+    moments = {group: exact.moment(sketch) for group, sketch in statistics.items()}
+    for name, factors in adapter.items():
+        (term,) = exact.terms([factors], moments[input_group(name)])
+        if float(np.abs(term.right).max(initial=0.0)) * HEADROOM >= 2.0**WHOLE_BITS:
+            raise ContributionRefused(f"{name}: the delta's values are too large.", "Train with a lower learning rate.")
 
 
 def _squared_norm(factors: Factors) -> float:

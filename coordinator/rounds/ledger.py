@@ -102,6 +102,8 @@ class LiveContribution:
     """On the tokens it was trained on, in the header's order."""
     adapter: Path
     statistics: Path
+    received_at: int
+    """Unix seconds."""
 
 
 @dataclass(frozen=True)
@@ -655,6 +657,7 @@ class Ledger:
             verdicts=verdicts_of(session, row),
             adapter=folder / ADAPTER,
             statistics=folder / STATISTICS,
+            received_at=row.received_at,
         )
 
 

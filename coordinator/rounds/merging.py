@@ -8,16 +8,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from coordinator.aggregation.merge import Merged, MergeInput, merge
+from coordinator.aggregation.merge import Anchor, Merged, MergeInput, merge
 from coordinator.rounds import candidate
 from coordinator.rounds.candidate import Candidates, Distilled
-from protocol.adapter import load_adapter, load_statistics
+from coordinator.rounds.files import store_folder
+from protocol.adapter import dump_statistics, load_adapter, load_statistics
 from protocol.canonical import Document, canonical, sha256
 from protocol.errors import BadInput, ContributionRefused, Unreachable
 from protocol.grant import RoundPlan
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from coordinator.distillation.lessons import Lessons
 
 
+STATISTICS = "statistics.safetensors"
+
+
 class Ordered(Document):
     """One live contribution, its files and what they depend on."""
 
@@ -38,6 +43,8 @@ class Ordered(Document):
     statistics: Path
     captions: tuple[str, ...]
     """Of the tokens that it was trained on."""
+    received: int = 0
+    """Unix seconds."""
 
 
 class MergeOrder(Document):
@@ -91,17 +98,21 @@ def make(order: MergeOrder) -> Candidates:
     if order.plan.distillation_steps == 0:
         return Candidates(_merged(order, {}))
     from bases.loading import load_base
+    from coordinator.distillation.lessons import change
 
     by_id = tuple(sorted(order.contributions, key=lambda one: one.contribution_id))
     order = order.model_copy(update={"contributions": by_id})
     base = load_base(order.base)
-    lessons = _taught(order, base)
+    lessons, own = _taught(order, base), _base_lessons(order, base)
     errors = {key: float(one.error) for key, one in lessons.items()}
-    merged = _merged(order, errors)
-    return Candidates(merged, _distilled(order, base, merged, lessons), errors)
+    merged = _merged(order, errors, _anchor(order, base))
+    distilled = _distilled(order, base, merged, lessons, own)
+    _keep_only(order.lessons, {*(_lessons_key(order, one) for one in order.contributions), *_base_keys(order)})
+    made = Candidates(merged, distilled, errors)
+    return replace(made, base_changes={name: change(base, made.adapter(name), own) for name in made.names})
 
 
-def _merged(order: MergeOrder, errors: Mapping[str, float]) -> Merged:
+def _merged(order: MergeOrder, errors: Mapping[str, float], anchor: Anchor | None = None) -> Merged:
     """Whoever's statistics are not what its adapter reads counts with the mean of the others'."""
     inputs = [
         MergeInput(
@@ -109,10 +120,11 @@ def _merged(order: MergeOrder, errors: Mapping[str, float]) -> Merged:
             one.weight,
             one.adapter,
             one.statistics if errors.get(one.contribution_id, 0.0) <= candidate.TOLERANCE else None,
+            one.received,
         )
         for one in order.contributions
     ]
-    return merge(inputs, order.plan, order.robust, order.processes)
+    return merge(inputs, order.plan, order.robust, order.processes, anchor=anchor)
 
 
 def _taught(order: MergeOrder, base: "Base") -> dict[str, "Lessons"]:
@@ -125,13 +137,38 @@ def _taught(order: MergeOrder, base: "Base") -> dict[str, "Lessons"]:
             adapter = load_adapter(one.adapter.read_bytes())
             signed = load_statistics(one.statistics.read_bytes())
             draw_lessons(base, adapter, one.captions, order.plan, signed).save(folders[one.contribution_id])
-    _keep_only(order.lessons, {folder.name for folder in folders.values()})
     return {
         one.contribution_id: Lessons.load(folders[one.contribution_id], one.captions) for one in order.contributions
     }
 
 
-def _distilled(order: MergeOrder, base: "Base", merged: Merged, lessons: Mapping[str, "Lessons"]) -> Distilled | None:
+def _base_lessons(order: MergeOrder, base: "Base") -> "Lessons":
+    """What the base itself answers on pictures of its own."""
+    from coordinator.distillation.lessons import Lessons, draw_lessons
+
+    folder, captions = order.lessons / _base_keys(order)[0], order.plan.prior_captions
+    if not folder.exists():
+        draw_lessons(base, {}, captions, order.plan).save(folder)
+    return Lessons.load(folder, captions)
+
+
+def _anchor(order: MergeOrder, base: "Base") -> Anchor | None:
+    """The base's own statistics G₀ at the plan's μ, if it has one."""
+    from bases.statistics import draw, recipe_of
+
+    if not order.plan.base_weight:
+        return None
+    folder = order.lessons / _base_keys(order)[1]
+    if not folder.exists():
+        layers = load_adapter(order.contributions[0].adapter.read_bytes())
+        sketches = draw(base, {}, order.plan.prior_captions, recipe_of(order.plan), layers=list(layers))
+        store_folder(folder, {STATISTICS: dump_statistics(sketches)})
+    return Anchor(order.plan.base_weight, folder / STATISTICS)
+
+
+def _distilled(
+    order: MergeOrder, base: "Base", merged: Merged, lessons: Mapping[str, "Lessons"], own: "Lessons"
+) -> Distilled | None:
     """None where nobody teaches: a contribution that the robust rule cut down or left out does not."""
     from coordinator.distillation.distil import distil
 
@@ -143,8 +180,8 @@ def _distilled(order: MergeOrder, base: "Base", merged: Merged, lessons: Mapping
     adapter = distil(
         base,
         merged.adapter,
-        list(taught.values()),
-        shares,
+        [*taught.values(), own],
+        [*shares, order.plan.base_weight * sum(shares)],
         order.plan,
         lambda step, steps, loss: losses.append(loss),
     )
@@ -162,6 +199,14 @@ def _lessons_key(order: MergeOrder, one: Ordered) -> str:
     """Names all that the lessons depend on; the contribution's id stands for adapter, statistics and captions."""
     recipe = [order.base_hash, one.contribution_id, order.plan.statistics_pictures, order.plan.seed]
     return sha256(canonical(recipe))[:32]
+
+
+def _base_keys(order: MergeOrder) -> tuple[str, str]:
+    """The same for the base's own lessons, and for its statistics."""
+    plan = order.plan
+    recipe = [order.base_hash, list(plan.prior_captions), plan.statistics_pictures, plan.statistics_rank, plan.seed]
+    key = sha256(canonical(recipe))[:32]
+    return f"base-{key}", f"moments-{key}"
 
 
 def _keep_only(folder: Path, names: Collection[str]) -> None:

@@ -160,6 +160,7 @@ class Worker:
             scores=scores,
             scored_by=len(reports),
             distillation=made.distilled.account if made.distilled else None,
+            base_change=made.base_changes.get(chosen.candidate),
         )
         merged = replace(made.merged, adapter=dict(made.adapter(chosen.candidate)))
         return build(draft, merged, settings.base, settings.releases / facts.round_id)
@@ -197,6 +198,7 @@ def _ordered(one: LiveContribution) -> Ordered:
         adapter=one.adapter,
         statistics=one.statistics,
         captions=captions,
+        received=one.received_at,
     )
 
 

@@ -1,6 +1,8 @@
 """Whatever the order, the number of processes and the size of the stacks: the same set is the same merge."""
 
+import functools
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.aggregation import exact
-from coordinator.aggregation.merge import MergeInput, merge
-from protocol.adapter import Factors, Sketch, dump_adapter, dump_statistics
+from coordinator.aggregation import exact, wide
+from coordinator.aggregation.merge import Anchor, MergeInput, merge
+from coordinator.aggregation.stored import StoredAdapter, StoredStatistics
+from protocol.adapter import Factors, Sketch, dump_adapter, dump_statistics, input_group
 from protocol.grant import RoundPlan
 from protocol.policy import RobustRule
 
@@ -23,6 +26,7 @@ LAYERS = {
 }
 WIDTHS = {"mid.attn1.input": 32, "text": 16, "mid.ff.net.0.proj": 24, "mid.ff.net.2": 48}
 PLAN = RoundPlan(tail=0.01, release_rank=12)
+EXACT = RoundPlan(tail=0.0, release_rank=80)
 
 
 def written(folder: Path, seed: int, scale: float = 1.0, statistics: bool = True, weight: int = 1) -> MergeInput:
@@ -124,25 +128,81 @@ def test_a_contribution_without_statistics_counts_with_the_mean_of_the_others(tm
 @given(st.integers(0, 10**6), st.integers(1, 60), st.floats(1e-4, 30.0))
 def test_a_stack_is_the_sum_of_its_parts_to_the_bit(seed: int, count: int, scale: float) -> None:
     rng = np.random.default_rng(seed)
-    one = sketch(rng, 20)
+    one = exact.moment(sketch(rng, 20))
     terms = [
-        (1 + i % 3, exact.term(Factors(scale * rng.normal(size=(7, 20)), rng.normal(size=(9, 7))), one))
+        (1 + i % 3, exact.terms([Factors(scale * rng.normal(size=(7, 20)), rng.normal(size=(9, 7)))], one)[0])
         for i in range(count)
     ]
     whole = exact.numerator(terms, (9, 20))
-    parts = sum(exact.numerator([term], (9, 20)) for term in terms)
-    assert (whole == parts).all()
+    parts = functools.reduce(wide.Whole.__add__, (exact.numerator([term], (9, 20)) for term in terms))
+    assert whole.shift == parts.shift
+    assert (whole.digits == parts.digits).all()
 
 
 def delta(folder: Path, seed: int, layer: str) -> np.ndarray:
-    from protocol.mapped import AdapterFile
-
-    factors = AdapterFile(folder / f"{seed}.adapter")[layer]
+    factors = StoredAdapter(folder / f"{seed}.adapter")[layer]
     return factors.b.astype(np.float64) @ factors.a.astype(np.float64)
 
 
 def moment(folder: Path, seed: int, group: str) -> np.ndarray:
-    from protocol.mapped import StatisticsFile
-
-    g = StatisticsFile(folder / f"{seed}.statistics")[group].dense()
+    g = StoredStatistics(folder / f"{seed}.statistics")[group].dense()
     return g / np.trace(g)
+
+
+def test_a_copy_counts_for_nothing_whatever_its_name_and_size(tmp_path: Path) -> None:
+    honest = [replace(written(tmp_path, seed), received=seed) for seed in range(3)]
+    copied = {layer: Factors(f.a, 1.4 * f.b) for layer, f in StoredAdapter(honest[2].adapter).items()}
+    (tmp_path / "copy").write_bytes(dump_adapter(copied))
+    copy = MergeInput("a-name-that-sorts-first", 1, tmp_path / "copy", honest[0].statistics, received=9)
+    merged = merge([copy, *honest], PLAN)
+    assert merged.accounts[copy.contribution_id].weight == 0
+    assert merged.accounts[copy.contribution_id].note == "It is a copy of c2."
+    assert merged.commitment == merge(honest, PLAN).commitment
+
+
+def test_statistics_in_too_few_directions_do_not_count_but_their_delta_does(tmp_path: Path) -> None:
+    honest = [written(tmp_path, seed) for seed in range(4)]
+    spiked = written(tmp_path, 7)
+    direction = {group: np.eye(n, 1) for group, n in WIDTHS.items()}
+    flat = {group: Sketch(np.sqrt(0.97) * one, np.full(len(one), 0.03 / len(one))) for group, one in direction.items()}
+    (tmp_path / "spiked").write_bytes(dump_statistics(flat))
+    merged = merge([*honest, replace(spiked, statistics=tmp_path / "spiked")], PLAN)
+    assert "too few directions" in merged.accounts["c7"].note
+    assert merged.accounts["c7"].weight > 0
+    assert merged.commitment == merge([*honest, replace(spiked, statistics=None)], PLAN).commitment
+
+
+def test_with_the_bases_word_the_collective_moves_less_where_the_base_reads(tmp_path: Path) -> None:
+    inputs = [written(tmp_path, seed) for seed in range(3)]
+    base = tmp_path / "base.statistics"
+    base.write_bytes(dump_statistics({g: sketch(np.random.default_rng(99), n) for g, n in WIDTHS.items()}))
+    free, held = merge(inputs, EXACT), merge(inputs, EXACT, anchor=Anchor(0.5, base))
+    assert free.commitment == held.commitment
+    own = StoredStatistics(base)
+    for layer, factors in free.adapter.items():
+        metric = own[input_group(layer)].dense()
+        before, after = (f.b @ f.a for f in (factors, held.adapter[layer]))
+        assert np.trace(after @ metric @ after.T) < np.trace(before @ metric @ before.T), layer
+
+
+def test_influence_is_what_really_leaving_a_contribution_out_does_also_beside_the_bases_word(tmp_path: Path) -> None:
+    inputs = [written(tmp_path, seed, weight=1 + seed) for seed in range(3)]
+    base = tmp_path / "base.statistics"
+    base.write_bytes(dump_statistics({g: sketch(np.random.default_rng(99), n) for g, n in WIDTHS.items()}))
+    anchor = Anchor(0.3, base)
+    whole, without = merge(inputs, EXACT, anchor=anchor), merge(inputs[1:], EXACT, anchor=anchor)
+    moved = energy = 0.0  # of the widest layer the merge itself looks at 64 random combinations of outputs
+    for layer, factors in whole.adapter.items():
+        group = input_group(layer)
+        metric = sum(
+            one.weight * (one_sketch(one, group) + 0.3 * StoredStatistics(base)[group].dense()) for one in inputs
+        )
+        all_of_it, rest = (f.b @ f.a for f in (factors, without.adapter[layer]))
+        moved += np.trace((all_of_it - rest) @ metric @ (all_of_it - rest).T)
+        energy += np.trace(all_of_it @ metric @ all_of_it.T)
+    assert whole.accounts["c0"].influence == pytest.approx(np.sqrt(moved / energy), rel=0.1)
+
+
+def one_sketch(one: MergeInput, group: str) -> np.ndarray:
+    assert one.statistics is not None
+    return StoredStatistics(one.statistics)[group].dense()
