@@ -69,8 +69,7 @@ class Term(NamedTuple):
 
 def scaled(values: FloatArray, bits: int) -> Scaled:
     """Round to ``bits`` bits (sign included) relative to the largest magnitude."""
-    largest = float(max(values.max(initial=0.0), -values.min(initial=0.0)))
-    exponent = math.frexp(largest)[1] - (bits - 1)
+    exponent = math.frexp(wide.top(values))[1] - (bits - 1)
     whole = values * 2.0**-exponent
     return Scaled(np.rint(whole, out=whole), exponent)
 

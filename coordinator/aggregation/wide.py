@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import idamax
 
 from protocol.errors import ContributionRefused
 
@@ -189,6 +190,12 @@ def product(left: FloatArray, right: FloatArray) -> FloatArray:
     return total.whole().value()
 
 
+def top(values: FloatArray) -> float:
+    """The largest magnitude, in one pass."""
+    flat = values.ravel(order="K")
+    return abs(float(flat[idamax(flat)])) if flat.size else 0.0
+
+
 def nearest(values: FloatArray, exponent: int) -> Whole:
     """``values`` · 2^``exponent``, rounded to whole numbers."""
     whole = np.rint(np.ldexp(values, exponent))
@@ -267,13 +274,13 @@ def _magnitude(values: IntArray) -> float:
 
 def _width(values: FloatArray) -> tuple[int, int] | None:
     """Bits that vary, and zeros common to all below them; None where all is zero."""
-    top = float(max(values.max(initial=0.0), -values.min(initial=0.0)))
-    if top >= 2.0**WHOLE_BITS:
+    largest = top(values)
+    if largest >= 2.0**WHOLE_BITS:
         raise ContributionRefused("A contribution's values are too large to be summed exactly.")
-    if top == 0.0:
+    if largest == 0.0:
         return None
     zeros = _zeros(values) or 0
-    return math.frexp(top)[1] - zeros, zeros
+    return math.frexp(largest)[1] - zeros, zeros
 
 
 def _halves(values: FloatArray, bits: int) -> tuple[FloatArray, FloatArray]:

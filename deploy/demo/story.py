@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -48,8 +48,8 @@ class Scale:
 
     members: tuple[Person, ...] = MEMBERS
     heads_each: int = HEADS_EACH
-    plan: Mapping[str, Any] | None = None
-    """Values of the round's plan that differ from the defaults."""
+    plan: Mapping[str, Any] = field(default_factory=lambda: {"distillation_steps": 60, "distillation_rate": 3e-3})
+    """Values of the round's plan that differ from the defaults: distillation in a third of the time, not as far."""
     drawn_each: int = DRAWN_EACH
     sampling_steps: int = SAMPLING_STEPS
 
@@ -148,7 +148,7 @@ class Story:
     def train(self) -> Release:
         """The admin's order, the members' training, the merge; the first release."""
         tails = self._tails()
-        plan = self.scale.plan or {}
+        plan = self.scale.plan
         changes = [part for name, value in plan.items() for part in ("--set", f"{name}={json.dumps(value)}")]
         command = [program("coterie-coordinator"), "round", "start", "--config", str(self.config), *changes]
         done = run(command, {"COTERIE_WALLET_KEY": ADMIN.key}, JOIN_S)
@@ -290,7 +290,7 @@ class Story:
         release = Release(one["cid"], Manifest.model_validate(one["manifest"]))
         count = len(release.manifest.contributions)
         merge = release.manifest.merge
-        self.terminal.say(f"{count} contributions merged at rank {merge.rank}, gain {merge.gain:g}")
+        self.terminal.say(f"{count} contributions merged at rank {merge.rank}: {merge.candidate}, gain {merge.gain:g}")
         self.terminal.say(f"CID {release.cid}", "bold green")
         return release
 
