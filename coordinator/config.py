@@ -47,6 +47,8 @@ class CoordinatorSettings(BaseSettings):
     """How often the worker looks at rounds and at the chain."""
     merge_processes: Annotated[int, Field(ge=1)] = 1
     """Processes that merge side by side; worth more than one from SD-sized bases on."""
+    keep_sums: bool = False
+    """Keep a merge's sums on the disk, so that the next one reads only what differs."""
     web_workers: Annotated[int, Field(ge=1)] = 2
 
     @classmethod
@@ -108,6 +110,10 @@ class CoordinatorSettings(BaseSettings):
     @property
     def lessons(self) -> Path:
         return self.data / "lessons"
+
+    @property
+    def sums(self) -> Path:
+        return self.data / "sums"
 
     @property
     def candidates(self) -> Path:

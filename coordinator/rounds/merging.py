@@ -59,6 +59,8 @@ class MergeOrder(Document):
     lessons: Path
     """Lessons drawn before are kept here, those of contributions that are no more are removed."""
     candidates: Path
+    sums: Path | None = None
+    """Where sums stay from one merge to the next, if they do."""
 
 
 class Outcome(Document):
@@ -124,7 +126,7 @@ def _merged(order: MergeOrder, errors: Mapping[str, float], anchor: Anchor | Non
         )
         for one in order.contributions
     ]
-    return merge(inputs, order.plan, order.robust, order.processes, anchor=anchor)
+    return merge(inputs, order.plan, order.robust, order.processes, order.sums, anchor)
 
 
 def _taught(order: MergeOrder, base: "Base") -> dict[str, "Lessons"]:

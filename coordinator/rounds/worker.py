@@ -114,6 +114,7 @@ class Worker:
             contributions=tuple(_ordered(one) for one in live),
             lessons=settings.lessons,
             candidates=settings.candidates,
+            sums=settings.sums if settings.keep_sums else None,
         )
         try:
             kept = merge_in_child(order)

@@ -193,3 +193,12 @@ def test_signed_statistics_lack_an_input(base: Base, members: list[Ordered]) -> 
     told.pop(next(iter(told)))
     lessons = draw_lessons(base, load_adapter(members[0].adapter.read_bytes()), CAPTIONS, PLAN, told)
     assert float(lessons.error) == 1.0
+
+
+def test_sums_that_are_kept_change_nothing_but_the_reading(members: list[Ordered], tmp_path: Path) -> None:
+    plan = PLAN.model_copy(update={"distillation_steps": 0})
+    keeping = order(members[:2], tmp_path, plan).model_copy(update={"sums": tmp_path / "sums"})
+    make(keeping)
+    assert list((tmp_path / "sums").iterdir())
+    more = make(keeping.model_copy(update={"contributions": tuple(members)}))
+    assert more.merged.commitment == make(order(members, tmp_path, plan)).merged.commitment
