@@ -169,11 +169,12 @@ def _through(a: FloatArray, given: Moment | FloatArray) -> FloatArray:
     """A G (r, n), its exact value but for a few roundings that no machine makes otherwise."""
     whole, step = _by_row(a, LEFT_BITS)
     if isinstance(given, Moment):
-        inner, inner_step = _by_row(wide.product(whole, given.factor), _INNER_BITS)
-        low_rank: FloatArray = wide.product(inner, given.factor.T) * (step * inner_step * 2.0 ** (-2 * given.step))
+        factor = wide.Operand(given.factor)
+        inner, inner_step = _by_row(wide.product(whole, factor), _INNER_BITS)
+        low_rank: FloatArray = wide.product(inner, factor.transposed()) * (step * inner_step * 2.0 ** (-2 * given.step))
         return low_rank + a * np.ldexp(given.diagonal, -DIAGONAL_STEP)
     mean = scaled(given, _INNER_BITS)
-    return wide.product(whole, mean.integers) * np.ldexp(step, mean.exponent)
+    return wide.product(whole, wide.Operand(mean.integers)) * np.ldexp(step, mean.exponent)
 
 
 def _by_row(values: FloatArray, bits: int) -> tuple[FloatArray, FloatArray]:

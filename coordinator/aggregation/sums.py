@@ -18,7 +18,7 @@ from protocol.errors import ContributionRefused
 
 FloatArray = NDArray[np.float64]
 
-STACK_BYTES = 64 << 20
+STACK_BYTES = 128 << 20
 FEW = 128
 """Up to so many ranks in all, a plain mean is solved from the factors themselves."""
 

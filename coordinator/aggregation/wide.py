@@ -6,7 +6,8 @@ Ozaki et al. 2012, with whole numbers).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -102,7 +103,12 @@ class Sum:
 
     def add_product(self, left: FloatArray, right: FloatArray, shift: int = 0) -> None:
         """Add ``left`` @ ``right`` · 2^``shift``, both operands whole numbers."""
-        for one in _split(left, right):
+        one = Operand(left)
+        self.add_pairs(_split(one, one.transposed() if right.base is left else Operand(right)), shift)
+
+    def add_pairs(self, pairs: "Iterable[_Pair]", shift: int = 0) -> None:
+        """Add their products, times 2^``shift``."""
+        for one in pairs:
             part = _whole_product(one.left, one.right, one.shift)
             self.add(part, one.shift + shift, one.reach * 2.0**shift)
 
@@ -148,7 +154,35 @@ class Sum:
         self._digits[0] += part
 
 
-class _Operands(NamedTuple):
+class Operand:
+    """A matrix of whole numbers, and what is to be known of it before it is multiplied, found once."""
+
+    def __init__(self, values: FloatArray) -> None:
+        self.values = values
+
+    @cached_property
+    def width(self) -> tuple[int, int] | None:
+        """Bits that vary, and zeros common to all below them; None where all is zero."""
+        return _width(self.values)
+
+    @cached_property
+    def row(self) -> float:
+        """The longest row's Euclidean norm, not less than it is."""
+        return _longest(self.values, "ij,ij->i")
+
+    @cached_property
+    def column(self) -> float:
+        """The same of columns."""
+        return _longest(self.values, "ij,ij->j")
+
+    def transposed(self) -> "Operand":
+        """The transpose, of which nothing is to be found again."""
+        other = Operand(self.values.T)
+        other.__dict__.update(width=self.width, row=self.column, column=self.row)
+        return other
+
+
+class _Pair(NamedTuple):
     """Two matrices whose product, all of it multiples of 2^``shift``, fp64 carries without rounding."""
 
     left: FloatArray
@@ -157,36 +191,35 @@ class _Operands(NamedTuple):
     reach: float
 
 
-def _split(left: FloatArray, right: FloatArray) -> Iterator[_Operands]:
-    """Operands whose products add up to ``left`` @ ``right``."""
-    left_width, right_width = _width(left), _width(right)
-    if left_width is None or right_width is None:
+def _split(left: Operand, right: Operand) -> Iterator[_Pair]:
+    """Pairs whose products add up to ``left`` @ ``right``."""
+    if left.width is None or right.width is None:
         return
-    (left_bits, left_zeros), (right_bits, right_zeros) = left_width, right_width
-    shift = left_zeros + right_zeros
-    reach = _longest(left, "ij,ij->i") * _longest(right, "ij,ij->j")
+    (left_bits, left_zeros), (right_bits, right_zeros) = left.width, right.width
+    shift, reach = left_zeros + right_zeros, left.row * right.column
     if reach < _EXACT * 2.0**shift:
-        yield _Operands(left, right, shift, reach)
+        yield _Pair(left.values, right.values, shift, reach)
         return
-    half = left.shape[1] // 2
+    half = left.values.shape[1] // 2
     if half >= _INNER and reach < _EXACT * 2.0 ** (shift + _FEW_BITS):
-        pairs = [(left[:, :half], right[:half]), (left[:, half:], right[half:])]
+        for part in (slice(half), slice(half, None)):
+            yield from _split(Operand(left.values[:, part]), Operand(right.values[part]))
     elif left_bits > right_bits:
-        pairs = [(limb, right) for limb in _halves(left, left_zeros + left_bits // 2)]
+        for limb in _halves(left.values, left_zeros + left_bits // 2):
+            yield from _split(Operand(limb), right)
     else:
-        pairs = [(left, limb) for limb in _halves(right, right_zeros + right_bits // 2)]
-    for one, other in pairs:
-        yield from _split(one, other)
+        for limb in _halves(right.values, right_zeros + right_bits // 2):
+            yield from _split(left, Operand(limb))
 
 
-def product(left: FloatArray, right: FloatArray) -> FloatArray:
+def product(left: FloatArray, right: Operand) -> FloatArray:
     """``left`` @ ``right`` of whole numbers, its exact value rounded to fp64 in one way on every machine."""
-    parts = list(_split(left, right))
+    shape = len(left), right.values.shape[1]
+    parts = list(_split(Operand(left), right))
     if len(parts) <= 2:  # one or two exact numbers are rounded no more than once
-        found = [one.left @ one.right for one in parts]
-        return found[0] + found[1] if len(found) == 2 else found[0] if found else np.zeros((len(left), right.shape[1]))
-    total = Sum((left.shape[0], right.shape[1]))
-    total.add_product(left, right)
+        return sum((one.left @ one.right for one in parts), start=np.zeros(shape))
+    total = Sum(shape)
+    total.add_pairs(parts)
     return total.whole().value()
 
 
@@ -273,7 +306,7 @@ def _magnitude(values: IntArray) -> float:
 
 
 def _width(values: FloatArray) -> tuple[int, int] | None:
-    """Bits that vary, and zeros common to all below them; None where all is zero."""
+    """See ``Operand.width``."""
     largest = top(values)
     if largest >= 2.0**WHOLE_BITS:
         raise ContributionRefused("A contribution's values are too large to be summed exactly.")
@@ -290,5 +323,5 @@ def _halves(values: FloatArray, bits: int) -> tuple[FloatArray, FloatArray]:
 
 
 def _longest(values: FloatArray, which: str) -> float:
-    """The largest Euclidean norm of a row or column, not less than it is."""
+    """See ``Operand.row``."""
     return math.sqrt(float(np.einsum(which, values, values).max())) * (1 + 1e-9)

@@ -37,7 +37,7 @@ def test_a_product_of_any_width_is_exact(seed: int, left: int, right: int, inner
     total.add_product(x, y, shift)
     expected = (python_integers(x) @ python_integers(y)) * 2**shift
     assert (numbers(total.whole()) == expected).all()
-    assert (wide.product(x, y) == (expected // 2**shift).astype(float)).all()
+    assert (wide.product(x, wide.Operand(y)) == (expected // 2**shift).astype(float)).all()
 
 
 @settings(max_examples=60, deadline=None)
