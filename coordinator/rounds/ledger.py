@@ -104,6 +104,8 @@ class LiveContribution:
     statistics: Path
     received_at: int
     """Unix seconds."""
+    plan: RoundPlan
+    """Of the round that it was made in."""
 
 
 @dataclass(frozen=True)
@@ -658,6 +660,7 @@ class Ledger:
             adapter=folder / ADAPTER,
             statistics=folder / STATISTICS,
             received_at=row.received_at,
+            plan=RoundPlan.model_validate_json(round_row(session, row.round_id).plan),
         )
 
 

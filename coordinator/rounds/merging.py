@@ -43,6 +43,8 @@ class Ordered(Document):
     statistics: Path
     captions: tuple[str, ...]
     """Of the tokens that it was trained on."""
+    plan: RoundPlan
+    """Of the round that it was made in, whose recipe its statistics follow; a later round may have another."""
     received: int = 0
     """Unix seconds."""
 
@@ -138,7 +140,7 @@ def _taught(order: MergeOrder, base: "Base") -> dict[str, "Lessons"]:
         if not folders[one.contribution_id].exists():
             adapter = load_adapter(one.adapter.read_bytes())
             signed = load_statistics(one.statistics.read_bytes())
-            draw_lessons(base, adapter, one.captions, order.plan, signed).save(folders[one.contribution_id])
+            draw_lessons(base, adapter, one.captions, one.plan, signed).save(folders[one.contribution_id])
     return {
         one.contribution_id: Lessons.load(folders[one.contribution_id], one.captions) for one in order.contributions
     }
@@ -198,9 +200,8 @@ def _distilled(
 
 
 def _lessons_key(order: MergeOrder, one: Ordered) -> str:
-    """Names all that the lessons depend on; the contribution's id stands for adapter, statistics and captions."""
-    recipe = [order.base_hash, one.contribution_id, order.plan.statistics_pictures, order.plan.seed]
-    return sha256(canonical(recipe))[:32]
+    """Names all that the lessons depend on; the contribution's id stands for what is in it and for its plan."""
+    return sha256(canonical([order.base_hash, one.contribution_id]))[:32]
 
 
 def _base_keys(order: MergeOrder) -> tuple[str, str]:

@@ -199,6 +199,7 @@ def _ordered(one: LiveContribution) -> Ordered:
         adapter=one.adapter,
         statistics=one.statistics,
         captions=captions,
+        plan=one.plan,
         received=one.received_at,
     )
 

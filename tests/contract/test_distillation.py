@@ -65,7 +65,9 @@ def _contribution(base: Base, folder: Path, seed: int) -> Ordered:
     sketches = statistics.draw(base, load_adapter(adapter), CAPTIONS, statistics.recipe_of(PLAN))
     told = folder / f"statistics-{seed}"
     told.write_bytes(dump_statistics(sketches))
-    return Ordered(contribution_id=f"{seed:016x}", weight=1, adapter=file, statistics=told, captions=CAPTIONS)
+    return Ordered(
+        contribution_id=f"{seed:016x}", weight=1, adapter=file, statistics=told, captions=CAPTIONS, plan=PLAN
+    )
 
 
 def order(members: list[Ordered], folder: Path, plan: RoundPlan = PLAN) -> MergeOrder:
@@ -144,6 +146,12 @@ def test_statistics_that_are_not_what_the_adapter_reads_are_noticed_and_not_used
     told = [members[0].statistics, members[1].statistics, None]
     inputs = [MergeInput(m.contribution_id, 1, m.adapter, file) for m, file in zip(members, told, strict=True)]
     assert merge(inputs, PLAN).commitment == made.merged.commitment
+
+
+def test_statistics_are_checked_by_the_plan_they_were_made_under(members: list[Ordered], tmp_path: Path) -> None:
+    later = PLAN.model_copy(update={"seed": 7, "statistics_rank": 2, "distillation_steps": 1})
+    made = make(order(members[:1], tmp_path, later))
+    assert made.statistics_errors[members[0].contribution_id] < 0.01
 
 
 def test_the_bases_own_word_keeps_its_answers(members: list[Ordered], with_three: tuple[Path, Candidates]) -> None:
