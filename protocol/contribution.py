@@ -113,7 +113,7 @@ class TrainTask(Document):
     """Grant → the tokens that are admitted at this snapshot."""
 
 
-CandidateName = Literal["regression mean", "distilled", "mean"]
+CandidateName = Annotated[str, Field(pattern=r"^[a-z0-9 ]{1,64}$")]
 
 
 class Candidate(Document):

@@ -123,6 +123,9 @@ class RoundPlan(Document):
     distillation_steps: Annotated[int, Field(ge=0)] = 200
     """Steps in which the collective, after the merge, learns to answer as the members' adapters do; 0 is none."""
     distillation_rate: Annotated[float, Field(gt=0)] = 2e-3
+    score_influence: bool = False
+    """Whether members also score the collective without each contribution: what everyone is worth, for N more merges
+    and N more adapters to every member."""
     gains: tuple[float, ...] = (0.0, 0.7, 1.0, 1.15, 1.3)
     """Candidate gains; 0 is the base alone, so that a merge that helps nobody is seen as such."""
     mode: Mode = Mode.OPEN

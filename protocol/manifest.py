@@ -36,6 +36,8 @@ class MergedContribution(Document):
     """How far its statistics are from those that the coordinator drew again, the worst input's relative distance."""
     influence: Annotated[float, Field(ge=0)] | None = None
     """How far the collective moves, in the data's metric and relative to itself, when this one is left out."""
+    worth: float | None = None
+    """How much the median held-out loss of the regression mean rises at gain 1 without it; None if not scored."""
     licences: tuple[str, ...]
 
     @property

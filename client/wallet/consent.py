@@ -20,7 +20,7 @@ LEAVES = (
     "scores: how well merged models do on the pictures that were held out",
 )
 IN_PRIVATE_MODES: Mapping[Mode, str] = {
-    Mode.SECAGG: "in a secagg round, instead of delta and statistics: a masked update, of which only the sum can be read",
+    Mode.SECAGG: "in a secagg round, instead of delta and statistics: a masked update; only the sum of all can be read",
     Mode.DP: "in a dp round, instead of delta and statistics: the update; the release covers it with noise",
 }
 STAYS = "Pictures, the wallet's key and the node's key stay here. Everything that is sent is listed in sent.jsonl."

@@ -1,6 +1,8 @@
 """The model card: what a person reads first, in Hugging Face's README form."""
 
-from protocol.manifest import Manifest, Merge
+from collections.abc import Collection
+
+from protocol.manifest import Manifest, Merge, MergedContribution
 from protocol.modes import Mode
 
 _FRONT = """---
@@ -80,13 +82,14 @@ def _how(manifest: Manifest) -> str:
             )
         case Mode.DP:
             said = f"Mean of clipped updates with discrete Gaussian noise; rank {merge.rank}.{_privacy(merge)}"
-    return said + _choice(merge)
+    return said + _choice(merge, {f"without {one.contribution_id}" for one in manifest.contributions})
 
 
-def _choice(merge: Merge) -> str:
-    if not merge.scores:
+def _choice(merge: Merge, left_out: Collection[str]) -> str:
+    shown = [one for one in merge.scores if one.candidate not in left_out]
+    if not shown:
         return f" Published with gain {merge.gain:g}, fixed beforehand.\n"
-    rows = "\n".join(f"| {s.candidate} | {s.gain:g} | {s.loss:.4f} |" for s in merge.scores)
+    rows = "\n".join(f"| {s.candidate} | {s.gain:g} | {s.loss:.4f} |" for s in shown)
     return (
         f" Published: {merge.candidate}, gain {merge.gain:g}, chosen by {merge.scored_by}\nmembers on images they held "
         f"out.\n\n| candidate | gain | held-out loss (median over members) |\n|---|---|---|\n{rows}\n"
@@ -112,7 +115,7 @@ def _given_up(merge: Merge) -> str:
 
 def _contributions(manifest: Manifest) -> str:
     rows = [
-        f"| {c.member} | {len(c.tokens)} | {c.share:.1%} | {_influence(c.influence)} | {', '.join(c.licences)} "
+        f"| {c.member} | {len(c.tokens)} | {c.share:.1%} | {_influence(c)} | {', '.join(c.licences)} "
         f"| `{c.contribution_id}` {c.note} |"
         for c in manifest.contributions
     ]
@@ -135,9 +138,10 @@ def _change(value: float | None) -> str:
     return "" if value is None else f"\nOn pictures that the base draws of itself, its answers moved by {value:.0%}."
 
 
-def _influence(value: float | None) -> str:
-    """How far the collective moves without the contribution."""
-    return "not measured" if value is None else f"{value:.1%}"
+def _influence(one: MergedContribution) -> str:
+    """How far the collective moves without the contribution, and what members' scores say of that."""
+    moved = "not measured" if one.influence is None else f"{one.influence:.1%}"
+    return moved if one.worth is None else f"{moved}, loss {one.worth:+.4f} without it"
 
 
 def _removals(manifest: Manifest) -> str:

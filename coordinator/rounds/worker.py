@@ -19,7 +19,7 @@ from coordinator.eligibility.verdicts import take_snapshot
 from coordinator.releases.build import MANIFEST, ReleaseDraft, build
 from coordinator.releases.store import CarStore
 from coordinator.rounds import candidate, private
-from coordinator.rounds.candidate import Candidates
+from coordinator.rounds.candidate import Candidates, without
 from coordinator.rounds.checks import adapted_layers, fixed_factors
 from coordinator.rounds.ledger import Ledger, LiveContribution, RoundFacts
 from coordinator.rounds.merging import MergeOrder, Ordered, merge_in_child
@@ -179,7 +179,7 @@ class Worker:
         made = candidate.read(settings.candidates, facts.candidates_hash or "")
         live, reports = ledger.live_contributions(facts.round_id), ledger.scores(facts.round_id)
         chosen, gain, scores = _chosen(facts.plan, made, live, reports)
-        total = sum(account.weight for account in made.merged.accounts.values())
+        source = made.of(chosen)
         draft = ReleaseDraft(
             dao=settings.loaded_policy.dao,
             round_id=facts.round_id,
@@ -190,18 +190,18 @@ class Worker:
             policy_hash=facts.policy_hash,
             snapshot=facts.snapshot,
             plan=facts.plan,
-            contributions=tuple(_account(one, total, made, facts.plan) for one in live),
+            contributions=tuple(_account(one, made, chosen, scores, facts.plan) for one in live),
             exclusions=ledger.exclusions(facts.round_id),
             removals=ledger.removals(),
             candidate=chosen,
             gain=gain,
             scores=scores,
             scored_by=len(reports),
-            distillation=made.distilled.account if made.distilled else None,
+            distillation=source.distilled.account if source.distilled else None,
             base_change=made.base_changes.get(chosen),
             privacy=ledger.privacy_after(facts.round_id),
         )
-        merged = replace(made.merged, adapter=dict(made.adapter(chosen)))
+        merged = replace(source.merged, adapter=dict(made.adapter(chosen)))
         return build(draft, merged, settings.base, settings.releases / facts.round_id)
 
     def _keep_running(self, facts: RoundFacts) -> None:
@@ -249,13 +249,16 @@ def _chosen(
     if plan.mode is Mode.DP:
         return made.first, plan.gain, ()
     weights = {one.header.grant_id: one.weight for one in live}
-    best, scores = choose(reports, made.names, plan.gains, weights)
+    best, scores = choose(reports, made.scored, plan.gains, weights, made.names)
     return best.candidate, best.gain, scores
 
 
-def _account(one: LiveContribution, total: int, made: Candidates, plan: RoundPlan) -> MergedContribution:
-    """What the manifest says of a contribution."""
-    account = made.merged.accounts[one.contribution_id]
+def _account(
+    one: LiveContribution, made: Candidates, chosen: CandidateName, scores: Sequence[GainScore], plan: RoundPlan
+) -> MergedContribution:
+    """What the manifest says of a contribution to the candidate that is published."""
+    accounts = made.of(chosen).merged.accounts
+    account, total = accounts[one.contribution_id], sum(each.weight for each in accounts.values())
     return MergedContribution(
         contribution_id=one.contribution_id,
         member=one.grant.member,
@@ -267,12 +270,22 @@ def _account(one: LiveContribution, total: int, made: Candidates, plan: RoundPla
         share=account.weight / total,
         rank=_rank(one) if plan.mode is Mode.OPEN else plan.rank,
         norm=account.norm,
-        note=made.note(one.contribution_id),
+        note=made.note(chosen, one.contribution_id),
         statistics_error=made.statistics_errors.get(one.contribution_id),
         influence=account.influence,
+        worth=_worth(one.contribution_id, made, scores),
         licences=tuple(sorted({verdict.licence or "the DAO's own word" for verdict in one.verdicts})),
     )
 
 
 def _rank(one: LiveContribution) -> int:
     return max(factors.rank for factors in load_adapter(one.adapter.read_bytes()).values())
+
+
+def _worth(contribution_id: str, made: Candidates, scores: Sequence[GainScore]) -> float | None:
+    """How much the held-out loss rises without the contribution, at the gain nearest to 1 that was scored."""
+    if contribution_id not in made.left_out:
+        return None
+    gain = min({score.gain for score in scores}, key=lambda gain: abs(gain - 1))
+    losses = {score.candidate: score.loss for score in scores if score.gain == gain}
+    return losses[without(contribution_id)] - losses[made.first]
