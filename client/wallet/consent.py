@@ -19,6 +19,10 @@ LEAVES = (
     "scores: how well merged models do on the pictures that were held out",
 )
 STAYS = "Pictures, the wallet's key and the node's key stay here. Everything that is sent is listed in sent.jsonl."
+ASKS = (
+    "To read your NFTs' files this machine asks IPFS and Arweave gateways, and the web servers that the NFTs name. "
+    "They see its address and which files it wants; allow_https = false in member.toml leaves those web servers out."
+)
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
@@ -51,7 +55,7 @@ def consent_panel(grant: Grant) -> RenderableType:
     leaves = "\n".join(f"  • {what}" for what in LEAVES)
     return Group(
         Panel(terms, title="The grant that your wallet signs", title_align="left"),
-        Panel(f"{leaves}\n\n{STAYS}", title="What will leave this machine", title_align="left"),
+        Panel(f"{leaves}\n\n{STAYS}\n\n{ASKS}", title="What will leave this machine", title_align="left"),
     )
 
 
