@@ -26,7 +26,7 @@ PICTURES = "pictures"
 HELD_OUT_SHARE = 0.2
 FEWEST_TO_HOLD_OUT = 4
 EVERYTHING = Choice()
-IN_FILE: tuple[Veto, ...] = ()
+IN_FILE: tuple[Veto, ...] = ("c2pa", "iptc")
 """What the opener looks for in every picture."""
 
 Progress = Callable[[int, int], None]
