@@ -1,11 +1,12 @@
 """Pictures are opened in another process, so that a file made to harm costs a token and not the member's machine.
 
-The process (``python -m client.collection.opener``) has little memory, counted CPU seconds, no environment, writes no
-files, and is replaced when it dies. Vetoes are looked for there too, in the bytes as they came. It serves one request
-after the other over its standard input and output: a line of JSON, then bytes.
+The process (``python -m client.collection.opener``) has little memory, counted CPU seconds, no environment, on most
+Linux no network, writes no files, and is replaced when it dies. Vetoes are looked for there too, in the bytes as they
+came. It serves one request after the other over its standard input and output: a line of JSON, then bytes.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -28,6 +29,8 @@ from protocol.errors import BadInput, CoterieError, NotAllowed
 
 _ROOT = Path(__file__).parents[2]
 _MAX_HEADER = 10_000
+_NEW_USER_AND_NETWORK = 0x10000000 | 0x40000000
+"""``CLONE_NEWUSER`` and ``CLONE_NEWNET`` of Linux's sched.h."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +141,18 @@ def _serve(megabytes: int, seconds: int) -> None:
     for what, most in ((resource.RLIMIT_AS, megabytes << 20), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         with contextlib.suppress(OSError, ValueError):  # macOS has no limit on address space
             resource.setrlimit(what, (most, most))
+    _leave_the_network()
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     for request, data in _requests(sys.stdin.buffer):
         used = resource.getrusage(resource.RUSAGE_SELF)
         resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + seconds + 1, hard))
         _write(answers, *_answer(request, data, megabytes))
+
+
+def _leave_the_network() -> None:
+    """Into a network namespace where nobody is, if the kernel lets anyone do that, as most Linux does."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).unshare(_NEW_USER_AND_NETWORK)
 
 
 def _requests(stream: IO[bytes]) -> Iterator[tuple[Any, bytes]]:

@@ -36,7 +36,7 @@ _STORE = b"jumdc2pa"
 """How the box of a manifest store begins (ISO 19566-5), in every format but SVG, which has it in base64."""
 _DATA_MINING = re.compile(rb"(ldf/vocab/)?DMI-([A-Z]+(?:-[A-Z]+)*)")
 _NO_VETO = (b"UNSPECIFIED", b"ALLOWED")
-_EMBEDDED = re.compile(rb"data:image/[^\"'<>]+")
+_EMBEDDED = re.compile(rb"data:image/[^\"'<>]+", re.I)
 _PNG = b"\x89PNG\r\n\x1a\n"
 # No network, whatever a file names; trust lists would say nothing about a veto.
 _C2PA = {
@@ -102,7 +102,7 @@ def _require_allowed(label: str, data: Any) -> None:
 
 def _require_none_embedded(uri: bytes) -> None:
     try:
-        picture = read_data(uri.decode("utf-8").removeprefix("data:"), "")
+        picture = read_data(uri.decode("utf-8")[5:], "")
         kind = kind_of(picture)
     except (BadInput, UnicodeDecodeError):
         return  # it is not drawn either
