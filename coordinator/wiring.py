@@ -14,6 +14,7 @@ from coordinator.flower.exchange import Exchange
 from coordinator.rounds.checks import adapted_layers
 from coordinator.rounds.exchange import RoundExchange
 from coordinator.rounds.ledger import Ledger
+from coordinator.rounds.secret import SecretSums
 from protocol.errors import Unreachable
 
 if TYPE_CHECKING:
@@ -36,13 +37,23 @@ class SuperLinkAddress:
 def exchange_for(round_id: str) -> Exchange:
     """The exchange of one round, in the process of its run."""
     settings = CoordinatorSettings.load(Path(os.environ[CONFIG_VARIABLE]))
-    ledger = ledger_of(settings, Database(settings.database))
-    return RoundExchange(ledger, round_id, adapted_layers(settings.base), settings.candidates)
+    database = Database(settings.database)
+    layers = adapted_layers(settings.base)
+    return RoundExchange(
+        ledger_of(settings, database), secret_sums_of(settings, database), round_id, layers, settings.candidates
+    )
 
 
 def ledger_of(settings: CoordinatorSettings, database: Database, clock: Callable[[], float] = time.time) -> Ledger:
     """The rounds of the coordinator that these settings describe."""
     return Ledger(database, settings.loaded_policy, settings.contributions, settings.scoring_timeout_seconds, clock)
+
+
+def secret_sums_of(
+    settings: CoordinatorSettings, database: Database, clock: Callable[[], float] = time.time
+) -> SecretSums:
+    """The same rounds' secret sums."""
+    return SecretSums(database, settings.loaded_policy, settings.contributions, clock)
 
 
 def superlink_control(settings: CoordinatorSettings) -> "SuperLinkControl":

@@ -69,9 +69,11 @@ class ContributionHeader(Document):
     base_hash: Hash
     tokens: tuple[TokenUse, ...]
     adapter_sha256: Hash
-    statistics_sha256: Hash
-    recipe: StatisticsRecipe
-    training: Training
+    """Of the adapter's file; in a ``dp`` round of the salted update, in ``secagg`` of the masked words."""
+    statistics_sha256: Hash | None = None
+    """None in the private modes, as what follows: they would tell more of the update than the mode allows."""
+    recipe: StatisticsRecipe | None = None
+    training: Training | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class Contribution:
     header: ContributionHeader
     signature: Signature
     adapter: bytes
-    statistics: bytes
+    """The adapter's file, or what stands for it in a private mode: ``ContributionHeader.adapter_sha256``."""
+    statistics: bytes = b""
 
     @property
     def contribution_id(self) -> str:
@@ -99,6 +102,8 @@ class Contribution:
         ):
             if len(data) > limit:
                 raise ContributionRefused(f"The {what} is {len(data)} bytes; at most {limit} are taken.")
+            if expected is None and not data:
+                continue
             if sha256(data) != expected:
                 raise ContributionRefused(f"The {what} is not the one that was signed.")
         verify(self.header.node_key, self.header.canonical(), self.signature)
@@ -117,7 +122,7 @@ class TrainTask(Document):
     """Grant → the tokens that are admitted at this snapshot."""
 
 
-CandidateName = Literal["regression mean", "distilled"]
+CandidateName = Literal["regression mean", "distilled", "mean"]
 
 
 class Candidate(Document):

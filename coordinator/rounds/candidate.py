@@ -18,6 +18,8 @@ from protocol.manifest import Distillation
 ACCOUNT = "merge.json"
 MERGED: CandidateName = "regression mean"
 DISTILLED: CandidateName = "distilled"
+MEAN: CandidateName = "mean"
+"""Of a private mode."""
 TOLERANCE = 0.2
 """How far signed statistics may be from those drawn again: another machine rounds otherwise, and drawing amplifies.
 
@@ -45,11 +47,13 @@ class Candidates:
     distilled: Distilled | None = None
     statistics_errors: Mapping[str, float] = field(default_factory=dict)
     base_changes: Mapping[CandidateName, float] = field(default_factory=dict)
+    first: CandidateName = MERGED
+    """What ``merged`` is called."""
 
     @property
     def names(self) -> tuple[CandidateName, ...]:
         """In the order in which they are scored: the exact one first."""
-        return (MERGED, DISTILLED) if self.distilled else (MERGED,)
+        return (self.first, DISTILLED) if self.distilled else (self.first,)
 
     def note(self, contribution_id: str) -> str:
         """Why a contribution counts for less, or in another way, than its weight says; empty if it does not."""
@@ -66,7 +70,7 @@ class Candidates:
 class _Contribution(Document):
     """``Account`` on the disk."""
 
-    norm: float
+    norm: float | None
     weight: int
     note: str
     influence: float | None
@@ -77,7 +81,7 @@ class _Account(Document):
 
     rank: int
     tail: float
-    commitment: str
+    commitment: str | None
     candidates: tuple[Candidate, ...]
     distillation: Distillation | None
     statistics_errors: dict[str, float]
@@ -125,9 +129,10 @@ def read(folder: Path, kept: str) -> Candidates:
     adapters = {one.name: load_adapter(read_adapter(folder, kept, one)) for one in read_list(folder, kept)}
     account = _account(folder / kept)
     accounts = {key: Account(**one.model_dump()) for key, one in account.contributions.items()}
-    merged = Merged(adapters[MERGED], account.rank, account.tail, account.commitment, accounts)
+    first = account.candidates[0].name
+    merged = Merged(adapters[first], account.rank, account.tail, account.commitment, accounts)
     distilled = Distilled(adapters[DISTILLED], account.distillation) if account.distillation else None
-    return Candidates(merged, distilled, account.statistics_errors, account.base_changes)
+    return Candidates(merged, distilled, account.statistics_errors, account.base_changes, first)
 
 
 def _account(folder: Path) -> _Account:
