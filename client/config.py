@@ -12,11 +12,21 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from bases import EMBEDDED_BASE
 from client.base import folder_of
+from client.media.addresses import parse_address
 from client.training.options import TrainingOptions
 from protocol.errors import BadInput
 
 DEFAULT_HOME = Path("~/.coterie")
 FILE = "member.toml"
+
+
+def _gateway(text: str) -> str:
+    try:
+        parse_address(text, "The gateway")
+    except BadInput as error:
+        raise ValueError(error.message) from error
+    return text
+
 
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
@@ -40,6 +50,10 @@ class MemberSettings(BaseSettings):
     """The base model: a diffusers folder, ``owner/name@commit`` on a hub, or ``ipfs://CID``; here, where it lies."""
     gateways: tuple[str, ...] = ()
     """IPFS gateways, tried in order; none means the coordinator's. They are never trusted."""
+    arweave_gateways: tuple[Annotated[str, AfterValidator(_gateway)], ...] = ("https://arweave.net",)
+    """For ``ar:`` addresses, tried in order. Their word is believed; none means that such tokens are left out."""
+    allow_https: bool = True
+    """Whether web servers that tokens name are asked, which shows them this machine's address. The member's alone."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads for training; none means that the machine is timed once, and the fastest number taken."""
     training: TrainingOptions = TrainingOptions()

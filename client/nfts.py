@@ -27,8 +27,8 @@ from client.collection.dataset import Candidate, Dataset, Source, dataset_of, su
 from client.collection.sheet import contact_sheet
 from client.config import MemberSettings, load_settings
 from client.coordinator_api import CoordinatorApi, Dao, Eligibility
+from client.media.resolver import media_of
 from client.options import Home, Keystore, RpcUrl, ask_password
-from client.pull.fetch import fetch_file
 from client.wallet.consent import verdict_table
 from client.wallet.grant import StoredGrant, read_signals, require_own_judgement, require_policy, stored_grants
 from client.wallet.key import Wallet, load_wallet
@@ -38,7 +38,6 @@ from contracts_abi.rpc import Rpc
 from protocol.errors import BadInput, NotAllowed
 from protocol.policy import LICENCES, Verdict, judge
 
-FETCH_TIMEOUT_S = 60.0
 NO_DAO = "no DAO was asked"
 
 console = Console()
@@ -308,15 +307,12 @@ def _survey(
     admitted = {verdict.token: verdict for verdict in holding.verdicts if verdict.allow}
     uris = token_uris(Rpc(settings.rpc_url), admitted, holding.snapshot)
     gateways = settings.gateways or holding.gateways
-
-    def fetch(path: str, max_bytes: int) -> bytes:
-        return fetch_file(path, gateways, max_bytes, FETCH_TIMEOUT_S)
-
+    media = media_of(gateways, settings.arweave_gateways, allow_https=settings.allow_https)
     sources = [Source(token, uris.get(token, ""), _rule(verdict)) for token, verdict in admitted.items()]
     with Console(stderr=True).status("Opening …") as status:
         return survey(
             sources,
-            fetch,
+            media,
             size,
             lambda done, of: status.update(f"Opening … {done} of {of}"),
             choice,

@@ -17,6 +17,10 @@ MAX_ADAPTER_BYTES = 512 << 20
 MAX_STATISTICS_BYTES = 512 << 20
 
 
+Veto = Literal["c2pa", "iptc", "tdmrep"]
+"""Standards by which a picture, or its web server, can forbid training."""
+
+
 class TokenUse(Document):
     """One token as it was trained on: its caption and its picture's hash are public, the picture stays."""
 
@@ -25,6 +29,11 @@ class TokenUse(Document):
     caption: Annotated[str, Field(max_length=2000)]
     held_out: bool
     """Kept from training, to score candidates with."""
+    no_veto_in: Annotated[tuple[Veto, ...], Field(max_length=8, exclude_if=lambda sought: not sought)] = ()
+    """Where the member's client looked for a veto, in the original bytes, and found none.
+
+    Left out where it is empty, so that headers from before there was such a field keep their hash and signature.
+    """
 
 
 class StatisticsRecipe(Document):

@@ -13,11 +13,12 @@ from PIL import Image
 from client.collection.captions import Caption, caption
 from client.collection.choice import Choice, Weight
 from client.collection.example import Example, Picture
-from client.collection.metadata import FetchFile, Metadata, origin, read_image, read_metadata
+from client.collection.metadata import Metadata, origin, read_image, read_metadata
 from client.collection.opener import PictureOpener
+from client.media.resolver import Media
 from contracts_abi.model import Token
 from protocol.canonical import Document, sha256
-from protocol.contribution import TokenUse
+from protocol.contribution import TokenUse, Veto
 from protocol.errors import BadInput, CoterieError, NotAllowed
 
 LOCK = "dataset.lock.json"
@@ -25,6 +26,8 @@ PICTURES = "pictures"
 HELD_OUT_SHARE = 0.2
 FEWEST_TO_HOLD_OUT = 4
 EVERYTHING = Choice()
+IN_FILE: tuple[Veto, ...] = ("c2pa", "iptc")
+"""What the opener looks for in every picture."""
 
 Progress = Callable[[int, int], None]
 """Gets (tokens done, tokens in all)."""
@@ -82,6 +85,8 @@ class Opened:
     caption: Caption | None = None
     picture: Picture | None = None
     media_sha256: str = ""
+    no_veto_in: tuple[Veto, ...] = ()
+    """Of the original bytes: where a veto was looked for."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ class Dataset:
 
 def build_dataset(
     sources: Sequence[Source],
-    fetch_file: FetchFile,
+    media: Media,
     size: int,
     progress: Progress | None = None,
     choice: Choice = EVERYTHING,
@@ -148,12 +153,12 @@ def build_dataset(
     Raises:
         NotAllowed: not one token is usable.
     """
-    return dataset_of(survey(sources, fetch_file, size, progress, choice, held_s), size)
+    return dataset_of(survey(sources, media, size, progress, choice, held_s), size)
 
 
 def survey(
     sources: Sequence[Source],
-    fetch_file: FetchFile,
+    media: Media,
     size: int,
     progress: Progress | None = None,
     choice: Choice = EVERYTHING,
@@ -165,7 +170,7 @@ def survey(
     candidates = []
     with PictureOpener() as opener:
         for done, source in enumerate(sorted(sources, key=lambda source: source.token), start=1):
-            candidates.append(_look(source, fetch_file, size, choice, opener, open_all))
+            candidates.append(_look(source, media, size, choice, opener, open_all))
             if progress:
                 progress(done, len(sources))
     traits = {one.source.token: one.opened.metadata.traits for one in candidates if one.opened.metadata}
@@ -219,21 +224,20 @@ def file_name(token: Token) -> str:
     return f"{token.contract}-{token.token_id}.png"
 
 
-def _look(
-    source: Source, fetch_file: FetchFile, size: int, choice: Choice, opener: PictureOpener, open_all: bool
-) -> Candidate:
+def _look(source: Source, media: Media, size: int, choice: Choice, opener: PictureOpener, open_all: bool) -> Candidate:
     metadata: Metadata | None = None
     decision = choice.judge(source.token, None)
     try:
         # Also of what is left out by name: rarity is among all tokens that are known.
-        metadata = read_metadata(source.uri, fetch_file)
+        metadata = read_metadata(source.uri, media)
         decision = choice.judge(source.token, metadata.traits)
         if not decision.taken and not open_all:
             return Candidate(source, Opened(metadata), *decision)
         words = caption(metadata, choice.style_of(source.token.contract))
-        data = read_image(metadata.image, fetch_file)
-        picture = opener.open(data, size, metadata.background)
-        return Candidate(source, Opened(metadata, words, picture, sha256(data)), *decision)
+        found = read_image(metadata.image, media)
+        picture = opener.open(found.data, size, metadata.background)
+        sought = (*IN_FILE, "tdmrep") if found.tdmrep else IN_FILE
+        return Candidate(source, Opened(metadata, words, picture, sha256(found.data), sought), *decision)
     except CoterieError as error:
         because = str(error) if decision.taken else decision.because
         return Candidate(source, Opened(metadata), taken=False, because=because)
@@ -255,6 +259,7 @@ def _locked(one: Candidate, held_out: bool) -> LockedToken:
             media_sha256=one.opened.media_sha256,
             caption=example.caption,
             held_out=held_out,
+            no_veto_in=one.opened.no_veto_in,
         ),
         rule=one.source.rule,
         weight=example.weight,

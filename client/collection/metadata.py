@@ -1,14 +1,13 @@
-"""What a token says of itself: its metadata document and its image, from ``data:`` and ``ipfs://`` only."""
+"""What a token says of itself: its metadata document and where its image is."""
 
-import base64
-import binascii
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote, unquote, unquote_to_bytes
+from urllib.parse import quote
 
 from client.collection.text import one_line
+from client.media.data import MENDED_THERE
+from client.media.resolver import Found, Media
 from protocol.canonical import sha256
 from protocol.errors import BadInput
 
@@ -18,12 +17,8 @@ MAX_IMAGE_BYTES = 16 << 20
 MAX_TRAITS = 100
 MAX_SPOKEN = 200
 """Characters of a name, a trait type or a value."""
-MENDED_THERE = "Only the collection can mend that; the token is left out until then."
 SAYS_NOTHING = ("none", "null", "n/a")
 """Values that only say that a trait is not there."""
-
-FetchFile = Callable[[str, int], bytes]
-"""(``"cid/a/b"``, most bytes) → the verified bytes of that file."""
 
 Trait = tuple[str, str]
 """(trait type, value), both in lower case."""
@@ -42,16 +37,17 @@ class Metadata:
     """Of the document's bytes."""
 
 
-def read_metadata(uri: str, fetch_file: FetchFile) -> Metadata:
+def read_metadata(uri: str, media: Media) -> Metadata:
     """Resolve a ``tokenURI``.
 
     Raises:
         BadInput: no such scheme here, too long, no JSON object, or no image.
-        Unreachable: no gateway has it.
+        NotAllowed: its web server reserves it.
+        Unreachable: nobody gave it.
     """
     if not uri:
         raise BadInput("The contract names no metadata for it.", MENDED_THERE)
-    data = read_uri(uri, fetch_file, MAX_METADATA_BYTES, "The metadata")
+    data = media.read(uri, MAX_METADATA_BYTES, "The metadata").data
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -64,35 +60,9 @@ def read_metadata(uri: str, fetch_file: FetchFile) -> Metadata:
     )
 
 
-def read_image(uri: str, fetch_file: FetchFile) -> bytes:
+def read_image(uri: str, media: Media) -> Found:
     """The original bytes of an image, not opened; errors as in ``read_metadata``."""
-    return read_uri(uri, fetch_file, MAX_IMAGE_BYTES, "The image")
-
-
-def read_uri(uri: str, fetch_file: FetchFile, max_bytes: int, what: str) -> bytes:
-    """The bytes behind a ``data:`` or ``ipfs://`` URI; every other scheme is refused. ``what`` begins the reason."""
-    # JSON can hold halves of characters, which no encoding has.
-    scheme, _, rest = uri.encode(errors="replace").decode().strip().partition(":")
-    match scheme.lower():
-        case "data":
-            data = _data(rest, what)
-        case "ipfs":
-            # ipfs://ipfs/<cid> is a mistake that many collections share.
-            path = unquote(rest.removeprefix("//").removeprefix("ipfs/"))
-            data = fetch_file(path.rstrip("/"), max_bytes)
-        case "http" | "https":
-            raise BadInput(
-                f"{what} is kept on a web server, and web addresses that a token names are not opened.", MENDED_THERE
-            )
-        case _:
-            raise BadInput(
-                f"{what} is kept under {scheme[:20]!r}, which is not opened; only data: and ipfs:// are.", MENDED_THERE
-            )
-    if len(data) > max_bytes:
-        raise BadInput(
-            f"{what} is {len(data)} bytes; at most {max_bytes} are taken.", "The token is left out; train on others."
-        )
-    return data
+    return media.read(uri, MAX_IMAGE_BYTES, "The image")
 
 
 def origin(uri: str) -> str:
@@ -101,20 +71,6 @@ def origin(uri: str) -> str:
     if shown[:5].lower() == "data:":
         shown = shown[:200].partition(",")[0]
     return one_line(shown, 500)
-
-
-def _data(rest: str, what: str) -> bytes:
-    """RFC 2397, taken as browsers take it: an SVG's bare ``#`` and ``<`` in an unencoded URI stay as they are."""
-    header, comma, body = rest.partition(",")
-    if not comma:
-        raise BadInput(f"{what} is a data: URI without data.", MENDED_THERE)
-    data = unquote_to_bytes(body)
-    if not header.lower().endswith(";base64"):
-        return data
-    try:
-        return base64.b64decode(b"".join(data.split()), validate=True)
-    except binascii.Error as error:
-        raise BadInput(f"{what} is a data: URI that is no base64.", MENDED_THERE) from error
 
 
 def _image(document: dict[str, Any]) -> str:

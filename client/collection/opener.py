@@ -1,11 +1,12 @@
 """Pictures are opened in another process, so that a file made to harm costs a token and not the member's machine.
 
-The process (``python -m client.collection.opener``) has little memory, counted CPU seconds, no environment, writes no
-files, and is replaced when it dies. It serves one request after the other over its standard input and output: a line
-of JSON, then bytes.
+The process (``python -m client.collection.opener``) has little memory, counted CPU seconds, no environment, on most
+Linux no network, writes no files, and is replaced when it dies. Vetoes are looked for there too, in the bytes as they
+came. It serves one request after the other over its standard input and output: a line of JSON, then bytes.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -21,12 +22,15 @@ from typing import IO, Any
 import numpy as np
 
 from client.collection.example import Picture
-from client.collection.formats import LEFT_OUT
+from client.collection.formats import LEFT_OUT, kind_of
 from client.collection.picture import open_picture
-from protocol.errors import BadInput, CoterieError
+from client.collection.vetoes import require_no_veto
+from protocol.errors import BadInput, CoterieError, NotAllowed
 
 _ROOT = Path(__file__).parents[2]
 _MAX_HEADER = 10_000
+_NEW_USER_AND_NETWORK = 0x10000000 | 0x40000000
+"""``CLONE_NEWUSER`` and ``CLONE_NEWNET`` of Linux's sched.h."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,11 @@ class PictureOpener:
         self._end()
 
     def open(self, data: bytes, size: int, background: str = "") -> Picture:
-        """As ``open_picture``.
+        """As ``open_picture``, of a picture that carries no veto.
 
         Raises:
             BadInput: also where the picture takes more time or memory than it may, or breaks the decoder.
+            NotAllowed: it forbids training.
         """
         process = self._running()
         out_of_time = Timer(self._limits.seconds * self._limits.patience, process.kill)
@@ -67,7 +72,8 @@ class PictureOpener:
         finally:
             out_of_time.cancel()
         if "shape" not in answer:
-            raise BadInput(str(answer.get("message")), str(answer.get("hint")))
+            refused = NotAllowed if answer.get("code") == NotAllowed.code else BadInput
+            raise refused(str(answer.get("message")), str(answer.get("hint")))
         return np.frombuffer(body, dtype=np.uint8).reshape(*answer["shape"], 3).copy()
 
     def _running(self) -> subprocess.Popen[bytes]:
@@ -135,11 +141,18 @@ def _serve(megabytes: int, seconds: int) -> None:
     for what, most in ((resource.RLIMIT_AS, megabytes << 20), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         with contextlib.suppress(OSError, ValueError):  # macOS has no limit on address space
             resource.setrlimit(what, (most, most))
+    _leave_the_network()
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     for request, data in _requests(sys.stdin.buffer):
         used = resource.getrusage(resource.RUSAGE_SELF)
         resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + seconds + 1, hard))
         _write(answers, *_answer(request, data, megabytes))
+
+
+def _leave_the_network() -> None:
+    """Into a network namespace where nobody is, if the kernel lets anyone do that, as most Linux does."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).unshare(_NEW_USER_AND_NETWORK)
 
 
 def _requests(stream: IO[bytes]) -> Iterator[tuple[Any, bytes]]:
@@ -150,9 +163,10 @@ def _requests(stream: IO[bytes]) -> Iterator[tuple[Any, bytes]]:
 
 def _answer(request: Mapping[str, Any], data: bytes, megabytes: int) -> tuple[dict[str, Any], bytes]:
     try:
+        require_no_veto(data, kind_of(data))
         picture = open_picture(data, request["size"], request["background"])
     except CoterieError as error:
-        return {"message": error.message, "hint": error.hint}, b""
+        return {"code": error.code, "message": error.message, "hint": error.hint}, b""
     except MemoryError:
         return {"message": f"The picture takes more than {megabytes} MB to be drawn.", "hint": LEFT_OUT}, b""
     except BaseException:  # a panic in resvg is no Exception

@@ -9,7 +9,7 @@ import resvg_py
 from PIL import Image
 
 from client.collection.formats import LEFT_OUT
-from client.collection.metadata import read_uri
+from client.media.data import read_data
 from protocol.errors import BadInput
 
 MAX_SIDE = 4096
@@ -140,7 +140,7 @@ def _embedded_pixels(reference: str, inside: bool) -> int:
         return 0
     if not reference.lower().startswith("data:image/"):
         raise BadInput("The SVG reaches for something outside itself.", LEFT_OUT)
-    data = read_uri(reference, _no_files, MAX_SVG_BYTES, "A picture in the SVG")
+    data = read_data(reference[5:], "A picture in the SVG")
     if reference.lower().startswith("data:image/svg"):
         if inside:
             raise BadInput("The SVG embeds an SVG that embeds another.", LEFT_OUT)
@@ -151,10 +151,6 @@ def _embedded_pixels(reference: str, inside: bool) -> int:
     except Exception as error:
         raise BadInput("The SVG embeds a picture that cannot be read.", LEFT_OUT) from error
     return width * height
-
-
-def _no_files(path: str, max_bytes: int) -> bytes:
-    raise BadInput("The SVG reaches for something outside itself.", LEFT_OUT)
 
 
 def _natural_size(root: ElementTree.Element) -> tuple[float, float]:

@@ -21,10 +21,10 @@ from client.collection.choice_file import load_choice
 from client.collection.dataset import Dataset, Source, build_dataset, load_held_out
 from client.config import MemberSettings, load_settings
 from client.journal import note_sent
+from client.media.resolver import media_of
 from client.node import secret
 from client.node.tasks import Body, TaskHandler
 from client.progress import ProgressWriter, Update
-from client.pull.fetch import fetch_file
 from client.training.checkpoint import drop_checkpoint
 from client.training.engine import TrainingProgress
 from client.training.fixed import fixed_factors, update_of
@@ -59,7 +59,6 @@ from protocol.update import dump_update, load_update, numbers_in
 ROUNDS = "rounds"
 OWN = "own"
 """Stands for a round's id where a member trains alone."""
-FETCH_TIMEOUT_S = 60.0
 
 _ADAPTER, _STATISTICS, _SIGNED_HEADER = "adapter.safetensors", "statistics.safetensors", "contribution.json"
 _UPDATE, _DRAFT = "update.bin", "draft.json"
@@ -258,13 +257,11 @@ class MemberWork:
         uris = token_uris(rpc, tokens, task.snapshot)
         gateways = self.settings.gateways or granted.gateways
         progress = Progress(self.settings.home, task.round_id)
-
-        def fetch(path: str, max_bytes: int) -> bytes:
-            return fetch_file(path, gateways, max_bytes, FETCH_TIMEOUT_S)
-
+        settings = self.settings
+        media = media_of(gateways, settings.arweave_gateways, allow_https=settings.allow_https)
         sources = [Source(token, uris.get(token, ""), rules[token]) for token in tokens]
         size, choice = picture_size(self.settings.base), load_choice(self.settings.home)
-        return build_dataset(sources, fetch, size, progress.stage("pictures"), choice)
+        return build_dataset(sources, media, size, progress.stage("pictures"), choice)
 
     def _rules(self, rpc: Rpc, task: TrainTask, granted: StoredGrant, tokens: Sequence[Token]) -> dict[Token, str]:
         signals = read_signals(rpc, tokens, task.snapshot)

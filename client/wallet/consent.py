@@ -24,6 +24,10 @@ IN_PRIVATE_MODES: Mapping[Mode, str] = {
     Mode.DP: "in a dp round, instead of delta and statistics: the update; the release covers it with noise",
 }
 STAYS = "Pictures, the wallet's key and the node's key stay here. Everything that is sent is listed in sent.jsonl."
+ASKS = (
+    "To read your NFTs' files this machine asks IPFS and Arweave gateways, and the web servers that the NFTs name. "
+    "They see its address and which files it wants; allow_https = false in member.toml leaves those web servers out."
+)
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
@@ -57,7 +61,7 @@ def consent_panel(grant: Grant, policy: Policy) -> RenderableType:
     leaves = "\n".join(f"  • {what}" for what in (*LEAVES, *private))
     return Group(
         Panel(terms, title="The grant that your wallet signs", title_align="left"),
-        Panel(f"{leaves}\n\n{STAYS}", title="What will leave this machine", title_align="left"),
+        Panel(f"{leaves}\n\n{STAYS}\n\n{ASKS}", title="What will leave this machine", title_align="left"),
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 from conftest import Chain
 from PIL import Image
 from typer.testing import CliRunner, Result
+from veto_parts import picture, with_xmp, xmp
 from web3.contract import Contract
 from werkzeug.serving import make_server
 
@@ -34,12 +35,19 @@ from protocol.policy import AdminRole, CollectionRule, Policy, TokenRule
 
 pytestmark = pytest.mark.slow
 NOUNS = 6
+VETOED = "data:application/json," + json.dumps(
+    {
+        "name": "kept",
+        "image": "data:image/png;base64,"
+        + base64.b64encode(with_xmp(picture("PNG"), "PNG", xmp("DMI-PROHIBITED-AIMLTRAINING"))).decode(),
+    }
+)
 VIDEO = "data:application/json," + json.dumps({"name": "clip", "image": "data:video/mp4;base64,AAAAGGZ0eXBtcDQy"})
 
 
 @dataclass(frozen=True)
 class Owned:
-    """Alice's: six Nouns, then a token with a video and one on a web server; her node's home holds a grant."""
+    """Alice's: six Nouns, then a video, one on a web server and one with a veto; her node's home holds a grant."""
 
     home: Path
     contract: str
@@ -72,7 +80,7 @@ def nouns(chain: Chain) -> tuple[Contract, tuple[str, ...]]:
     rng = np.random.default_rng(5)
     seeds = [art.random_seed(rng, art.known_heads) for _ in range(NOUNS)]
     contract = chain.admin.deploy(onchain_nouns(), "Nouns to look at", "LOOK", "ipfs://none/")
-    uris = [*(noun_uri(art, seed) for seed in seeds), VIDEO, "https://nouns.example/7"]
+    uris = [*(noun_uri(art, seed) for seed in seeds), VIDEO, "https://nouns.example/7", VETOED]
     chain.admin.mint_with_uris(contract, [(chain.alice.address, uri) for uri in uris])
     chain.anvil.finalize()
     return contract, tuple(caption(art.traits(seed)) for seed in seeds)
@@ -84,7 +92,7 @@ def owned(chain: Chain, nouns: tuple[Contract, tuple[str, ...]], tmp_path: Path)
     contract = collection.address
     home = tmp_path / "home"
     node_key.create(home / "node.pem")
-    tokens = tuple(chain.token(collection, n) for n in range(8))
+    tokens = tuple(chain.token(collection, n) for n in range(9))
     policy = Policy(
         dao="Nouns on anvil",
         purpose="One model",
@@ -122,6 +130,7 @@ def test_stored_grants_are_shown_with_caption_reason_weight_and_size(owned: Owne
     assert tokens[0]["because"] == "the policy: The DAO keeps it for itself."
     assert "a video (MP4)" in str(tokens[6]["because"])
     assert "web server" in str(tokens[7]["because"])
+    assert "forbids training (IPTC: plus:DataMining is DMI-PROHIBITED-AIMLTRAINING)" in str(tokens[8]["because"])
     assert (tokens[1]["weight"], tokens[1]["height"], tokens[1]["width"], tokens[1]["rule"]) == (
         1,
         32,
@@ -133,7 +142,7 @@ def test_stored_grants_are_shown_with_caption_reason_weight_and_size(owned: Owne
 
 def test_the_table_says_the_sum_first_and_then_why(owned: Owned) -> None:
     shown = owned.run("--exclude", f"{owned.contract}:2", "--star", f"{owned.contract}:1=5", "--by-rarity").output
-    assert "4 of 8 NFTs would be trained on; 1 of them are held out" in " ".join(shown.split())
+    assert "4 of 9 NFTs would be trained on; 1 of them are held out" in " ".join(shown.split())
     assert "you left out 0x" in shown
     assert "5 stars" in shown
     assert "Rarity is among the tokens shown here" in shown

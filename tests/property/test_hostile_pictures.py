@@ -14,6 +14,7 @@ from client.collection.captions import MAX_CAPTION, CaptionStyle, caption
 from client.collection.metadata import Metadata, read_metadata
 from client.collection.opener import Limits, PictureOpener
 from client.collection.shapes import shapes_of
+from client.media.resolver import Media
 from protocol.errors import BadInput
 
 SVG_PIECES = (
@@ -104,7 +105,7 @@ def test_any_metadata_is_read_or_bad_input_and_its_caption_is_one_bounded_line(d
         return json.dumps(document).encode()
 
     try:
-        said = caption(read_metadata("ipfs://a", fetch), CaptionStyle(trigger="zxc"))
+        said = caption(read_metadata("ipfs://a", Media(fetch)), CaptionStyle(trigger="zxc"))
     except BadInput:
         return
     assert 0 < len(said.text) <= MAX_CAPTION

@@ -13,6 +13,7 @@ from bases.nouns_art import svg
 from client.collection.choice import Choice
 from client.collection.choice_file import choice_from
 from client.collection.dataset import LOCK, PICTURES, DatasetLock, Source, build_dataset
+from client.media.resolver import Media
 from contracts_abi.model import Token
 from protocol.canonical import sha256
 from protocol.errors import BadInput, NotAllowed
@@ -68,10 +69,10 @@ def test_the_same_tokens_give_the_same_lock_and_pictures_in_any_order(
     sources = [source(number) for number in sorted(numbers)]
     shuffled = chance.sample(sources, len(sources))
     try:
-        first = build_dataset(sources, fetch, 32, choice=choice)
+        first = build_dataset(sources, Media(fetch), 32, choice=choice)
     except NotAllowed:
         return
-    second = build_dataset(shuffled, fetch, 32, choice=choice)
+    second = build_dataset(shuffled, Media(fetch), 32, choice=choice)
     assert first.lock.canonical() == second.lock.canonical()
     assert DatasetLock.model_validate_json(first.lock.canonical()) == first.lock
     for one, other in zip((*first.examples, *first.held_out), (*second.examples, *second.held_out), strict=True):
@@ -85,7 +86,7 @@ def test_the_same_tokens_give_the_same_lock_and_pictures_in_any_order(
 def test_the_files_are_the_same_too_and_the_lock_says_where_everything_came_from(tmp_path: Path) -> None:
     sources = [source(number) for number in range(6)]
     for name in ("a", "b"):
-        build_dataset(sources, fetch, 32).save(tmp_path / name)
+        build_dataset(sources, Media(fetch), 32).save(tmp_path / name)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
     assert len(files) == 7
     for file in files:

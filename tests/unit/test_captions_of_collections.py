@@ -12,6 +12,7 @@ from client.collection.captions import MAX_CAPTION, CaptionStyle, caption
 from client.collection.example import Example
 from client.collection.metadata import Metadata, read_metadata
 from client.collection.text import cut, one_line
+from client.media.resolver import Media
 from protocol.errors import BadInput
 
 NOUN = {"head": "fence", "glasses": "square black", "accessory": "axe", "body": "cold", "background": "cool"}
@@ -30,7 +31,7 @@ def no_files(path: str, max_bytes: int) -> bytes:
 
 
 def read(document: object) -> Metadata:
-    return read_metadata("data:application/json," + quote(json.dumps(document)), no_files)
+    return read_metadata("data:application/json," + quote(json.dumps(document)), Media(no_files))
 
 
 def test_nouns_speak_the_bases_words_in_the_bases_order() -> None:

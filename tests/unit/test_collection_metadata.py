@@ -7,7 +7,8 @@ from urllib.parse import quote
 import pytest
 
 from client.collection.captions import caption
-from client.collection.metadata import MAX_METADATA_BYTES, Metadata, read_metadata, read_uri
+from client.collection.metadata import MAX_METADATA_BYTES, Metadata, read_metadata
+from client.media.resolver import Media
 from protocol.errors import BadInput
 
 DOCUMENT = {
@@ -17,8 +18,11 @@ DOCUMENT = {
 }
 
 
-def no_files(path: str, max_bytes: int) -> bytes:
+def _no_files(path: str, max_bytes: int) -> bytes:
     raise AssertionError(f"nothing should be fetched, but {path} was")
+
+
+no_files = Media(_no_files)
 
 
 def base64_uri(document: object) -> str:
@@ -39,13 +43,13 @@ def test_metadata_on_ipfs_is_fetched_by_its_path() -> None:
         asked.append((path, max_bytes))
         return json.dumps(DOCUMENT).encode()
 
-    read_metadata("ipfs://bafymeta/a%20b/7.json", fetch)
-    read_metadata("ipfs://ipfs/bafymeta/7.json", fetch)
+    read_metadata("ipfs://bafymeta/a%20b/7.json", Media(fetch))
+    read_metadata("ipfs://ipfs/bafymeta/7.json", Media(fetch))
     assert asked == [("bafymeta/a b/7.json", MAX_METADATA_BYTES), ("bafymeta/7.json", MAX_METADATA_BYTES)]
 
 
 @pytest.mark.parametrize("uri", ["https://nouns.example/7", "http://169.254.169.254/", "file:///etc/passwd", "ar://x"])
-def test_anything_but_data_and_ipfs_is_refused_with_the_reason(uri: str) -> None:
+def test_what_is_not_opened_is_refused_with_the_reason(uri: str) -> None:
     with pytest.raises(BadInput, match="not opened"):
         read_metadata(uri, no_files)
 
@@ -69,7 +73,7 @@ def test_broken_metadata_is_told_in_a_sentence(uri: str, reason: str) -> None:
 
 def test_what_is_too_long_is_refused() -> None:
     with pytest.raises(BadInput, match="at most 10"):
-        read_uri("data:,12345678901", no_files, 10, "The metadata")
+        no_files.read("data:,12345678901", 10, "The metadata")
 
 
 def test_attributes_that_name_nothing_are_left_out() -> None:

@@ -15,6 +15,7 @@ from client.collection import captions
 from client.collection.dataset import held_out_of
 from client.collection.metadata import read_image, read_metadata
 from client.collection.picture import open_picture
+from client.media.resolver import Media
 from contracts_abi.model import Token
 from deploy.demo.world import (
     ADMIN,
@@ -84,8 +85,8 @@ def test_a_member_reads_back_the_picture_and_the_traits(art: NounsArt, nouns: tu
     noun = nouns[0]
     image = base64.b64encode(svg(art.compose(noun.seed)).encode()).decode()
     document = metadata(art, noun, 0, f"data:image/svg+xml;base64,{image}")
-    read = read_metadata(f"data:application/json;base64,{base64.b64encode(document).decode()}", no_files)
-    picture = open_picture(read_image(read.image, no_files), 32, read.background)
+    read = read_metadata(f"data:application/json;base64,{base64.b64encode(document).decode()}", Media(no_files))
+    picture = open_picture(read_image(read.image, Media(no_files)).data, 32, read.background)
     assert np.array_equal(picture, art.compose(noun.seed))
     assert captions.caption(read).text == caption(art.traits(noun.seed))
     assert [a["trait_type"] for a in json.loads(document)["attributes"]] == list(TRAITS)

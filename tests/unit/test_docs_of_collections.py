@@ -14,6 +14,9 @@ from client.collection.captions import MAX_CAPTION, CaptionStyle
 from client.collection.choice import Choice
 from client.collection.choice_file import choice_from
 from client.collection.dataset import DatasetLock, LockedToken, Skipped
+from client.collection.vetoes import MAX_TEXT_BYTES
+from client.media import web
+from protocol.contribution import TokenUse
 
 PAGE = (Path(__file__).parents[2] / "docs" / "collections.md").read_text()
 
@@ -22,6 +25,10 @@ PAGE = (Path(__file__).parents[2] / "docs" / "collections.md").read_text()
 def test_every_field_is_explained(model: type[BaseModel]) -> None:
     written = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`\n]+)`", PAGE))))
     assert set(model.model_fields) <= written
+
+
+def test_what_was_looked_for_is_explained() -> None:
+    assert "no_veto_in" in TokenUse.model_fields and "`no_veto_in`" in PAGE
 
 
 def test_every_option_of_coterie_nfts_is_explained() -> None:
@@ -44,6 +51,10 @@ def test_the_limits_are_those_of_the_code() -> None:
         f"{svg.MAX_SVG_BYTES >> 20} MiB",
         f"{svg.MAX_ELEMENTS:,} elements",
         f"{svg.MAX_DEPTH} levels and {svg.MAX_FILTERS} filter effects",
+        f"{MAX_TEXT_BYTES >> 20} MiB of packed text",
+        f"Up to {web.MAX_REDIRECTS} redirects",
+        f"A file has {web.TIMEOUT_S:g} s in all",
+        f"fails {web.MAX_FAILURES} times in a row",
         f"{limits.megabytes >> 10} GiB of memory",
         f"{limits.seconds} s of computing",
         f"{MAX_CAPTION:,} characters",

@@ -67,6 +67,17 @@ def test_a_process_that_was_killed_is_replaced() -> None:
         assert np.array_equal(opener.open(png(ART), 32), ART)
 
 
+def test_where_the_kernel_allows_it_the_process_has_no_network() -> None:
+    program = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x50000000) != 0)"
+    if subprocess.run([sys.executable, "-c", program]).returncode:
+        pytest.skip("this kernel keeps namespaces for itself")
+    with PictureOpener() as opener:
+        opener.open(png(ART), 32)
+        network = Path(f"/proc/{opener._running().pid}/net/dev").read_text()
+    names = [line.split(":")[0].strip() for line in network.splitlines()[2:]]
+    assert names == ["lo"], "and loopback is down there"
+
+
 def test_opening_pictures_needs_no_torch() -> None:
     root = Path(__file__).parents[2]
     program = "import sys, client.collection.opener, client.collection.dataset; print('torch' in sys.modules)"

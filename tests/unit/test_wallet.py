@@ -180,7 +180,17 @@ def test_a_member_sees_each_token_and_what_will_leave(public_key: str) -> None:
     console.print(verdict_table(verdicts(None)))
     console.print(consent_panel(build_grant(DAO, NOUNS, verdicts(), public_key, 0), POLICY))
     shown = console.export_text()
-    for words in ("Nouns", "allowed", "Apes", "denied", "names a licence", "adapter delta", "Pictures", "sent.jsonl"):
+    for words in (
+        "Nouns",
+        "allowed",
+        "Apes",
+        "denied",
+        "names a licence",
+        "adapter delta",
+        "Pictures",
+        "sent.jsonl",
+        "allow_https",
+    ):
         assert words in shown
 
 

@@ -8,8 +8,12 @@ from typer.testing import CliRunner
 from bases import EMBEDDED_BASE
 from client.cli import app
 from client.config import load_settings, remember
+from client.coordinator_api import Dao
 from client.progress import ProgressTail, ProgressWriter, Update
+from protocol.contribution import TrainTask
 from protocol.errors import BadInput
+from protocol.grant import Grant, RoundPlan
+from protocol.policy import Policy
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +40,15 @@ def test_the_home_folder_may_come_from_the_environment(tmp_path: Path, monkeypat
     assert (load_settings().home, load_settings().coordinator) == (tmp_path, "http://dao")
 
 
+def test_whether_web_servers_are_asked_is_the_members_own_and_no_documents(tmp_path: Path) -> None:
+    assert load_settings(tmp_path).allow_https
+    (tmp_path / "member.toml").write_text("allow_https = false\narweave_gateways = []\n")
+    settings = load_settings(tmp_path)
+    assert (settings.allow_https, settings.arweave_gateways) == (False, ())
+    for document in (Policy, RoundPlan, TrainTask, Grant, Dao):
+        assert not {"allow_https", "arweave_gateways"} & set(document.model_fields)
+
+
 def test_what_was_given_once_is_remembered(tmp_path: Path) -> None:
     (tmp_path / "member.toml").write_text("threads = 2\n")
     remember(load_settings(tmp_path, rpc_url='http://node/"key"'), "rpc_url", "gateways")
@@ -43,7 +56,9 @@ def test_what_was_given_once_is_remembered(tmp_path: Path) -> None:
     assert (again.rpc_url, again.threads) == ('http://node/"key"', 2)
 
 
-@pytest.mark.parametrize("text", ["rpcurl = 'x'", "threads = 0", "threads ="])
+@pytest.mark.parametrize(
+    "text", ["rpcurl = 'x'", "threads = 0", "threads =", "arweave_gateways = ['http://127.0.0.1:1984']"]
+)
 def test_a_wrong_settings_file_is_told_in_a_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "member.toml").write_text(text)
     with pytest.raises(BadInput, match=r"member\.toml"):
