@@ -26,7 +26,7 @@ from coordinator.rounds.merging import MergeOrder, Ordered, merge_in_child
 from coordinator.rounds.secret import SecretSums
 from coordinator.rounds.transitions import RoundState, Step, next_step
 from coordinator.watching.watcher import Watcher
-from coordinator.wiring import ledger_of, secret_sums_of
+from coordinator.wiring import ledger_of, pinning_of, secret_sums_of
 from protocol.adapter import load_adapter
 from protocol.contribution import CandidateName, ScoreReport
 from protocol.errors import BadInput, Conflict, CoterieError, NotAllowed
@@ -65,6 +65,7 @@ class Worker:
         self._ledger: Ledger = ledger_of(settings, database)
         self._secret: SecretSums = secret_sums_of(settings, database)
         self._store = CarStore(settings.store)
+        self._pinning = pinning_of(settings, database, self._store)
         rpc = Rpc(settings.rpc_url)
         self._watcher = Watcher(rpc, self._ledger, lambda: take_snapshot(rpc, settings.loaded_policy))
         self._run_checked: dict[str, float] = {}
@@ -78,7 +79,7 @@ class Worker:
                 stop.wait(self._settings.poll_seconds)
 
     def tick(self) -> None:
-        """Look at the chain once, and at every round that has not ended."""
+        """Look at the chain once, at every round that has not ended, and at what is due elsewhere."""
         try:
             self._watcher.step()
         except CoterieError as error:
@@ -91,6 +92,7 @@ class Worker:
             except CoterieError as error:
                 log.warning("the round rests", round_id=round_id, reason=str(error))
                 self._resting[round_id] = time.monotonic() + REST_SECONDS
+        self._pinning.tick()
 
     def advance(self, round_id: str) -> None:
         """Do what is due of one round, until it waits for something."""
