@@ -158,4 +158,4 @@ def kept_in(folder: Path, root: Cid) -> Iterator[Kept]:
         try:
             yield kept
         finally:
-            kept.close()
+            kept.close() if len(kept) else kept.forget()
