@@ -31,8 +31,12 @@ T = TypeVar("T")
 class Kubo:
     """One node. Every method raises Unreachable where it does not answer as a node does."""
 
-    def __init__(self, address: str) -> None:
-        """``address``: a multiaddr (``/ip4/127.0.0.1/tcp/5001``) or a URL, with name and password where it needs them.
+    def __init__(self, address: str, silence_s: float | None = None) -> None:
+        """How to reach it.
+
+        Args:
+            address: a multiaddr (``/ip4/127.0.0.1/tcp/5001``) or a URL, with name and password where it needs them.
+            silence_s: how long it may say nothing, which it does while it looks for something in the network.
 
         Raises:
             BadInput: it is neither.
@@ -40,7 +44,9 @@ class Kubo:
         multiaddr, self.name, login = _parsed(address)
         try:
             # Not `connect`, which refuses every node younger than the library.
-            self._client = ipfshttpclient.Client(multiaddr, auth=login, timeout=TIMEOUT_S)
+            self._client = ipfshttpclient.Client(
+                multiaddr, auth=login, timeout=(TIMEOUT_S[0], silence_s or TIMEOUT_S[1])
+            )
         except Exception as error:  # what its multiaddr library raises is of many kinds
             raise _no_address() from error
 

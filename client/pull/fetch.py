@@ -109,7 +109,7 @@ class _Fetch:
                 told.append(str(error))
                 goes_on = isinstance(error, CutOff | Unreachable) and len(self._kept) > before
                 if not goes_on or self._left() <= 0:
-                    raise Unreachable(" Asked again: ".join(told)) from error
+                    raise Unreachable(" Asked again: ".join(told[:1] + told[1:][-2:])) from error
 
     def _bring(self, cid: Cid) -> None:
         room = self._max_bytes - self._kept.size

@@ -15,6 +15,8 @@ from protocol.errors import BadInput, Conflict, ContentMismatch
 from protocol.unixfs import DAG_PB, Block, Cid, Get, children
 
 MAX_KEPT_BYTES = 1 << 50
+MAX_MISSING = 1_000_000
+"""Blocks of 1 MiB that a terabyte has. A few blocks can link to many more that nobody has."""
 
 
 class Kept:
@@ -52,6 +54,9 @@ class Kept:
 
         Args:
             below: from this CID on down, instead of from the root.
+
+        Raises:
+            BadInput: more than MAX_MISSING.
         """
         found: list[Cid] = []
         seen: set[bytes] = set()
@@ -65,6 +70,10 @@ class Kept:
                 stack.extend(_links(cid, self.get))
             else:
                 found.append(cid)
+            if len(found) > MAX_MISSING:
+                raise BadInput(
+                    f"{self.root} links to more than {MAX_MISSING} blocks.", "It is no release; check the CID."
+                )
         return found
 
     def add(self, block: Block) -> None:

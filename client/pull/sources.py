@@ -12,6 +12,8 @@ from ipfs.kubo import Kubo
 from protocol.errors import BadInput, Unreachable
 from protocol.unixfs import MAX_BLOCK_BYTES, Cid
 
+NODE_SILENCE_S = 30.0
+"""A node that has not found a block after this is not waited for: gateways are next."""
 _PIECE_BYTES = 1 << 20
 
 
@@ -54,7 +56,7 @@ class Node:
     """An IPFS node's RPC, which finds in the network what it has not itself."""
 
     def __init__(self, address: str) -> None:
-        self._kubo = Kubo(address)
+        self._kubo = Kubo(address, NODE_SILENCE_S)
         self.name = self._kubo.name
 
     def car(

@@ -14,7 +14,7 @@ from protocol.errors import NotFound, Unreachable
 
 HERE = Path(__file__).parent
 START_S = 60.0
-STOP_S = 5.0
+STOP_S = 2.0
 
 
 class IpfsNode:

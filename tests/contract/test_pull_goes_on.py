@@ -23,7 +23,7 @@ from coordinator.releases.store import CarStore
 from deploy.ipfs.node import IpfsNode
 from ipfs.kubo import Kubo
 from protocol.car import encode_car
-from protocol.errors import Conflict, ContentMismatch, Unreachable
+from protocol.errors import BadInput, Conflict, ContentMismatch, Unreachable
 from protocol.unixfs import RAW, Block, Cid, build_directory
 
 pytestmark = pytest.mark.slow
@@ -145,6 +145,16 @@ def test_blocks_that_do_not_belong_are_never_kept(store, root, tmp_path):
             kept.get(stranger.cid)
 
 
+def test_a_dag_of_countless_blocks_that_nobody_has_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("client.pull.kept.MAX_MISSING", 4)
+    hostile, blocks = build_directory({str(index): str(index).encode() for index in range(9)})
+    first = next(iter(blocks))
+    with kept_in(tmp_path, hostile) as kept:
+        kept.add(first)
+        with pytest.raises(BadInput, match="more than 4 blocks"):
+            kept.missing()
+
+
 def test_two_pulls_of_one_release_do_not_share_its_blocks(root, tmp_path):
     with kept_in(tmp_path, root), pytest.raises(Conflict, match="being fetched already"), kept_in(tmp_path, root):
         pass
@@ -230,8 +240,11 @@ def test_a_release_comes_from_a_folder_of_cars(store, root, tmp_path):
 
 
 def test_a_release_comes_from_an_ipfs_node_and_what_it_lacks_from_a_gateway(store, root, tmp_path, monkeypatch):
-    monkeypatch.setattr("ipfs.kubo.TIMEOUT_S", (5.0, 20.0))
+    monkeypatch.setattr("client.pull.sources.NODE_SILENCE_S", 3.0)
     with IpfsNode() as node:
+        with Server(Counted(store)) as gateway:
+            fetch_release(str(root), [Node(node.api), gateway.url], tmp_path / "elsewhere", **LIMITS)
+        assert content_of(tmp_path / "elsewhere") == FILES, "a node that looks for it in vain is not waited for"
         with store.car(root).open("rb") as stream:
             Kubo(node.api).put(root, stream)
         source = Node(node.api)
