@@ -30,8 +30,9 @@ from client.coordinator_api import CoordinatorApi, Dao, Eligibility
 from client.options import Home, Keystore, RpcUrl, ask_password
 from client.pull.fetch import fetch_file
 from client.wallet.consent import verdict_table
-from client.wallet.grant import StoredGrant, read_signals, require_own_judgement, require_policy, stored_grants
+from client.wallet.grant import StoredGrant, require_own_judgement, require_policy, stored_grants
 from client.wallet.key import Wallet, load_wallet
+from contracts_abi.facts import read_facts
 from contracts_abi.model import Snapshot, Token
 from contracts_abi.readers import finalized_snapshot, owners, token_uris, tokens_of
 from contracts_abi.rpc import Rpc
@@ -142,11 +143,11 @@ def signed_in(api: CoordinatorApi, dao: Dao, wallet: Wallet, settings: MemberSet
     """Sign in and take the verdicts, each judged again here."""
     api.sign_in(wallet, dao)
     eligibility = api.verdicts()
-    signals = None
+    facts = None
     if settings.rpc_url:
         tokens = [verdict.token for verdict in eligibility.verdicts]
-        signals = read_signals(Rpc(settings.rpc_url), tokens, eligibility.snapshot)
-    require_own_judgement(dao.policy, eligibility.verdicts, signals)
+        facts = read_facts(Rpc(settings.rpc_url), dao.policy, tokens, (wallet.address,), eligibility.snapshot)
+    require_own_judgement(dao.policy, eligibility.verdicts, facts)
     return eligibility
 
 
@@ -293,10 +294,10 @@ def _of_grants(settings: MemberSettings, chain: Rpc) -> Holding:
 
 
 def _granted(chain: Rpc, stored: StoredGrant, snapshot: Snapshot) -> Iterable[Verdict]:
-    signals = read_signals(chain, stored.grant.tokens, snapshot)
+    facts = read_facts(chain, stored.policy, stored.grant.tokens, (stored.grant.member,), snapshot)
     owned = owners(chain, stored.grant.tokens, snapshot)
     for token in stored.grant.tokens:
-        verdict = judge(stored.policy, token, signals[token.contract])
+        verdict = judge(stored.policy, token, facts[token])
         if owned[token] != stored.grant.member:
             verdict = verdict.model_copy(update={"allow": False, "reason": "it is no longer this wallet's"})
         yield verdict

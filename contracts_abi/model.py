@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import total_ordering
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from eth_utils.address import is_address, to_checksum_address
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_serializer, model_validator
@@ -90,13 +90,18 @@ class Token(BaseModel):
 
 
 class LicenceSignal(BaseModel):
-    """The licence that a contract announces by a16z's Can't Be Evil interface (ERC-165 id 0x649a51a8).
+    """A licence that a contract announces, by a16z's Can't Be Evil interface or by ERC-5218.
 
-    ``name`` is one of PUBLIC, EXCLUSIVE, COMMERCIAL, COMMERCIAL_NO_HATE, PERSONAL and PERSONAL_NO_HATE where the
-    contract is honest; both strings are the contract's own words and are not to be trusted further.
+    By Can't Be Evil (ERC-165 id 0x649a51a8) for the whole contract: ``name`` is one of PUBLIC, EXCLUSIVE, COMMERCIAL,
+    COMMERCIAL_NO_HATE, PERSONAL and PERSONAL_NO_HATE where the contract is honest. By ERC-5218 (0xac7b5ca9) for one
+    token: its root licence has a URI and may have been revoked. All strings are the contract's own words and are not
+    to be trusted further.
     """
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     uri: str
+    standard: Literal["Can't Be Evil", "ERC-5218"] = "Can't Be Evil"
+    active: bool = True
+    """False for one that is revoked, or that a contract promises and does not name."""

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from protocol.base import base_hash
 from protocol.errors import BadInput
-from protocol.policy import Policy
+from protocol.policy import Policy, parse_policy
 
 ENVIRONMENT_PREFIX = "COTERIE_COORDINATOR_"
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -129,6 +129,11 @@ class CoordinatorSettings(BaseSettings):
         return self.data / "cars"
 
     @property
+    def policies(self) -> Path:
+        """Policies that were in force, by their hashes."""
+        return self.data / "policies"
+
+    @property
     def superlink_file(self) -> Path:
         """Where ``up`` tells the other processes how to reach the SuperLink."""
         return self.data / "superlink.json"
@@ -147,10 +152,9 @@ class CoordinatorSettings(BaseSettings):
 def load_policy(file: Path) -> Policy:
     """Raises BadInput when the file is missing or no policy; names the field."""
     try:
-        return Policy.model_validate_json(file.read_bytes())
+        data = file.read_bytes()
+    except FileNotFoundError as error:
+        raise BadInput(f"There is no policy {file}.", "Name the DAO's policy document.") from error
     except OSError as error:
         raise BadInput(f"The policy {file} cannot be read.", "Name the DAO's policy document.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise BadInput(f"{file} is no policy: {place}: {first['msg']}.", "Mend the document.") from error
+    return parse_policy(data, str(file))

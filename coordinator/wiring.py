@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
+from coordinator.eligibility.policies import keep
 from coordinator.flower.exchange import Exchange
 from coordinator.rounds.checks import adapted_layers
 from coordinator.rounds.exchange import RoundExchange
@@ -41,7 +42,8 @@ def exchange_for(round_id: str) -> Exchange:
 
 
 def ledger_of(settings: CoordinatorSettings, database: Database, clock: Callable[[], float] = time.time) -> Ledger:
-    """The rounds of the coordinator that these settings describe."""
+    """The rounds of the coordinator that these settings describe, whose policy is kept for its releases."""
+    keep(settings.policies, settings.loaded_policy)
     return Ledger(database, settings.loaded_policy, settings.contributions, settings.scoring_timeout_seconds, clock)
 
 

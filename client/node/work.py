@@ -28,7 +28,8 @@ from client.training.checkpoint import drop_checkpoint
 from client.training.engine import TrainingProgress
 from client.training.machine import Machine
 from client.training.scoring import score
-from client.wallet.grant import StoredGrant, read_signals, stored_grants
+from client.wallet.grant import StoredGrant, stored_grants
+from contracts_abi.facts import read_facts
 from contracts_abi.model import Token
 from contracts_abi.readers import finalized_snapshot, token_uris
 from contracts_abi.rpc import Rpc
@@ -48,7 +49,7 @@ from protocol.contribution import (
 )
 from protocol.errors import BadInput, ContentMismatch, ContributionRefused, NotAllowed
 from protocol.grant import RoundPlan
-from protocol.policy import judge
+from protocol.policy import judge, within_cap
 
 ROUNDS = "rounds"
 OWN = "own"
@@ -197,8 +198,8 @@ class MemberWork:
         return build_dataset(sources, fetch, size, progress.stage("pictures"), choice)
 
     def _rules(self, rpc: Rpc, task: TrainTask, granted: StoredGrant, tokens: Sequence[Token]) -> dict[Token, str]:
-        signals = read_signals(rpc, tokens, task.snapshot)
-        verdicts = [judge(granted.policy, token, signals[token.contract]) for token in tokens]
+        facts = read_facts(rpc, granted.policy, tokens, (granted.grant.member,), task.snapshot)
+        verdicts = within_cap(granted.policy, (judge(granted.policy, token, facts[token]) for token in tokens))
         for verdict in verdicts:
             if not verdict.allow:
                 raise NotAllowed(f"The policy does not admit {verdict.token}: {verdict.reason}")

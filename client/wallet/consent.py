@@ -56,5 +56,5 @@ def consent_panel(grant: Grant) -> RenderableType:
 
 
 def _why(verdict: Verdict) -> str:
-    duties = f" Duties: {', '.join(verdict.duties)}." if verdict.duties else ""
+    duties = f" Duties: {', '.join(map(str, verdict.duties))}." if verdict.duties else ""
     return verdict.reason + duties

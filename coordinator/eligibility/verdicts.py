@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable
 
-from contracts_abi.model import Address, LicenceSignal, Snapshot, Token
-from contracts_abi.readers import finalized_snapshot, licence_signal, owners, tokens_of
+from contracts_abi.facts import read_facts
+from contracts_abi.model import Address, Snapshot, Token
+from contracts_abi.readers import finalized_snapshot, owners, tokens_of
 from contracts_abi.rpc import Rpc
 from protocol.errors import Unreachable
 from protocol.grant import Grant
-from protocol.policy import Policy, Verdict, judge
+from protocol.policy import Policy, Verdict, judge, within_cap
 
 
 def take_snapshot(rpc: Rpc, policy: Policy) -> Snapshot:
@@ -27,14 +28,15 @@ def take_snapshot(rpc: Rpc, policy: Policy) -> Snapshot:
 
 def verdicts_for(rpc: Rpc, policy: Policy, wallet: Address, snapshot: Snapshot) -> list[Verdict]:
     """The verdict on every token that ``wallet`` owns in the policy's collections, sorted by token."""
-    tokens = [token for rule in policy.collections for token in tokens_of(rpc, rule.contract, wallet, snapshot)]
-    return _judged(rpc, policy, tokens, snapshot)
+    contracts = dict.fromkeys(rule.contract for rule in policy.collections)
+    tokens = [token for contract in contracts for token in tokens_of(rpc, contract, wallet, snapshot)]
+    return _judged(rpc, policy, tokens, wallet, snapshot)
 
 
 def recheck(rpc: Rpc, policy: Policy, grant: Grant, snapshot: Snapshot) -> list[Verdict]:
     """The verdict on every granted token at ``snapshot``, sorted; one that changed hands is denied."""
     owned = owners(rpc, grant.tokens, snapshot)
-    verdicts = _judged(rpc, policy, grant.tokens, snapshot)
+    verdicts = _judged(rpc, policy, grant.tokens, grant.member, snapshot)
     return [v if owned[v.token] == grant.member else _not_owned(v, owned[v.token], snapshot) for v in verdicts]
 
 
@@ -56,12 +58,9 @@ def denied_of(verdicts: Iterable[Verdict]) -> str:
     return " ".join(reasons) or "It owns no token of the policy's collections."
 
 
-def _judged(rpc: Rpc, policy: Policy, tokens: Iterable[Token], snapshot: Snapshot) -> list[Verdict]:
-    listed = sorted(set(tokens))
-    signals: dict[str, LicenceSignal | None] = {
-        contract: licence_signal(rpc, contract, snapshot) for contract in {token.contract for token in listed}
-    }
-    return [judge(policy, token, signals[token.contract]) for token in listed]
+def _judged(rpc: Rpc, policy: Policy, tokens: Iterable[Token], wallet: Address, snapshot: Snapshot) -> list[Verdict]:
+    facts = read_facts(rpc, policy, tokens, (wallet,), snapshot)
+    return within_cap(policy, (judge(policy, token, known) for token, known in facts.items()))
 
 
 def _not_owned(verdict: Verdict, owner: str | None, snapshot: Snapshot) -> Verdict:

@@ -5,7 +5,7 @@ Contributions' tensors are on the disk before their row is; a row is what makes 
 
 import json
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import select
@@ -32,6 +32,7 @@ from coordinator.rounds.queries import (
     epoch_of,
     expected_grants,
     latest_release,
+    live_verdicts,
     mergeable,
     merged_ids,
     next_number,
@@ -70,7 +71,7 @@ from protocol.contribution import (
 from protocol.errors import Conflict, ContributionRefused
 from protocol.grant import Grant, RoundPlan, StartRound
 from protocol.manifest import Manifest, Removal
-from protocol.policy import Policy, Verdict
+from protocol.policy import Policy, Verdict, release_terms
 
 ADAPTER, STATISTICS = "adapter.safetensors", "statistics.safetensors"
 
@@ -142,7 +143,8 @@ class Ledger:
         """Open a round by an admin's checked order; its id.
 
         Raises:
-            Conflict: the order was used before, another round is under way, or too few members may take part.
+            Conflict: the order was used before, another round is under way, too few members may take part, or what
+                they granted cannot be published under one licence.
         """
         enough = {p.grant.grant_id for p in parts if len(p.admitted) >= self._policy.minimum_tokens}
         with self._database.writing() as session:
@@ -155,6 +157,10 @@ class Ledger:
                     f"{len(enough)} grants may take part at this block, and the quorum is {order.plan.quorum}.",
                     "Wait for more members, or lower the quorum.",
                 )
+            taking_part = [p for p in parts if p.grant.grant_id in enough]
+            offered = [v for p in taking_part for v in p.verdicts if v.token in p.admitted]
+            others = live_verdicts(session, order.base_hash, {p.grant.member for p in taking_part})
+            release_terms(self._policy, [*offered, *others])
             now = self._now()
             row = self._add_round(
                 session, RoundKind.TRAINING, order.digest()[:16], order.plan, order.base_hash, snapshot
@@ -261,7 +267,9 @@ class Ledger:
         """What a merge of this round takes now, sorted by id."""
         with self._database.reading() as session:
             rows = mergeable(session, round_row(session, round_id))
-            return [self._live(session, row) for row in rows]
+            live = [self._live(session, row) for row in rows]
+        shares = self._policy.shares_capped([one.weight for one in live])
+        return [replace(one, weight=weight) for one, weight in zip(live, shares, strict=True)]
 
     def watched(self) -> list[Watched]:
         """All live contributions with the verdicts on their tokens."""

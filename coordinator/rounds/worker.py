@@ -15,6 +15,7 @@ from contracts_abi.rpc import Rpc
 from coordinator.aggregation.gain import choose
 from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
+from coordinator.eligibility.policies import kept
 from coordinator.eligibility.verdicts import take_snapshot
 from coordinator.releases.build import MANIFEST, ReleaseDraft, build
 from coordinator.releases.store import CarStore
@@ -28,6 +29,7 @@ from coordinator.wiring import ledger_of
 from protocol.adapter import load_adapter
 from protocol.errors import BadInput, Conflict, CoterieError
 from protocol.manifest import BaseReference, Manifest, MergedContribution
+from protocol.policy import release_terms
 
 RUN_CHECK_SECONDS = 5.0
 REST_SECONDS = 10.0
@@ -127,7 +129,11 @@ class Worker:
     def _publish(self, facts: RoundFacts) -> None:
         folder = self._settings.releases / facts.round_id
         shutil.rmtree(folder, ignore_errors=True)  # what a killed worker left half built
-        manifest = self._build(facts)
+        try:
+            manifest = self._build(facts)
+        except Conflict as clash:
+            self._ledger.move(facts.round_id, Step(RoundState.FAILED, clash.message))
+            return
         cid = self._store.put({name: folder / name for name in (MANIFEST, *manifest.files)})
         self._store.verify(cid)
         try:
@@ -144,6 +150,7 @@ class Worker:
         weights = {one.header.grant_id: one.weight for one in live}
         chosen, scores = choose(reports, made.names, facts.plan.gains, weights)
         total = sum(account.weight for account in made.merged.accounts.values())
+        policy = kept(settings.policies, facts.policy_hash)
         draft = ReleaseDraft(
             dao=settings.loaded_policy.dao,
             round_id=facts.round_id,
@@ -160,6 +167,8 @@ class Worker:
             chosen=chosen,
             scores=scores,
             scored_by=len(reports),
+            terms=release_terms(policy or settings.loaded_policy, (one for part in live for one in part.verdicts)),
+            policy=policy,
             distillation=made.distilled.account if made.distilled else None,
             base_change=made.base_changes.get(chosen.candidate),
         )

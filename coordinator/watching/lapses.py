@@ -20,7 +20,7 @@ class Watched:
     @property
     def bound(self) -> tuple[Verdict, ...]:
         """The tokens whose licence ends with a transfer."""
-        return tuple(v for v in self.verdicts if v.on_transfer is OnTransfer.EXCLUDE)
+        return tuple(v for v in self.verdicts if v.on_transfer is not OnTransfer.KEEP)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ def lapsed(contributions: Iterable[Watched], owners: Mapping[Token, str | None],
 
 def _sentence(verdict: Verdict, member: Address, owner: str | None, snapshot: Snapshot) -> str:
     licence = verdict.licence or "The policy's word on this token"
+    asked = " The member is asked to train again on the rest." if verdict.on_transfer is OnTransfer.RETRAIN else ""
     return (
         f"Token {verdict.token.token_id} of {verdict.collection} went from {member} to {owner or 'nobody (burned)'} "
-        f"by block {snapshot.number}; {licence} ends for the seller with the transfer."
+        f"by block {snapshot.number}; {licence} ends for the seller with the transfer.{asked}"
     )

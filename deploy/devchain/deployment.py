@@ -58,6 +58,24 @@ def licensed_nouns() -> Artifact:
 
 
 @functools.cache
+def token_licensed_nouns() -> Artifact:
+    """The same with an ERC-5218 licence for each token; constructor (name, symbol, baseURI)."""
+    return _ours("TokenLicensedNouns")
+
+
+@functools.cache
+def person_badge() -> Artifact:
+    """Soulbound badges (ERC-5192) with a proof of personhood's view functions; no constructor arguments."""
+    return _ours("PersonBadge")
+
+
+@functools.cache
+def openzeppelin(name: str) -> Artifact:
+    """Any of OpenZeppelin's prebuilt contracts, as ``ERC20PresetFixedSupply``."""
+    return _read(f"node_modules/@openzeppelin/contracts/build/contracts/{name}.json")
+
+
+@functools.cache
 def preset() -> Artifact:
     """OpenZeppelin's prebuilt collection: tokenURI is baseURI + id; constructor (name, symbol, baseURI)."""
     return _read("node_modules/@openzeppelin/contracts/build/contracts/ERC721PresetMinterPauserAutoId.json")
