@@ -87,11 +87,15 @@ def judge(policy: Policy, token: Token, facts: Facts | LicenceSignal | None) -> 
     known = facts if isinstance(facts, Facts) else Facts(signals=(facts,) if facts else ())
     rules = [rule for rule in policy.collections if rule.contract == token.contract]
     name = rules[0].name if rules else token.contract
+    extra = union(*(rule.duties for rule in rules))
     levels: Sequence[tuple[Rule, Callable[[], Iterable[_Word]]]] = (
-        ("token", lambda: (_by_token(policy, rule) for rule in policy.tokens if rule.token == token)),
-        ("collection", lambda: (_by_collection(policy, rule) for rule in rules if rule.licence or not rule.allow)),
-        ("on-chain licence", lambda: (_by_signal(policy, signal) for signal in known.signals if rules)),
-        ("metadata", lambda: _by_metadata(policy, rules, known.metadata_licence)),
+        ("token", lambda: (_by_token(policy, rule, extra) for rule in policy.tokens if rule.token == token)),
+        (
+            "collection",
+            lambda: (_by_collection(policy, rule, extra) for rule in rules if rule.licence or not rule.allow),
+        ),
+        ("on-chain licence", lambda: (_by_signal(policy, signal, extra) for signal in known.signals if rules)),
+        ("metadata", lambda: _by_metadata(policy, rules, known.metadata_licence, extra)),
     )
     for rule, words in levels:
         if said := tuple(words()):
@@ -137,7 +141,6 @@ def _verdict(token: Token, collection: str, rule: Rule, word: _Word) -> Verdict:
 def _together(words: Sequence[_Word], rules: Sequence[CollectionRule]) -> _Word:
     """One word for a level: the first no, or everything that the several yeses ask for at once."""
     own = [rule.on_transfer for rule in rules if rule.on_transfer]
-    extra = union(*(rule.duties for rule in rules))
     no = next((word for word in words if not word.allow), None)
     counted = (no,) if no else words
     return _Word(
@@ -145,7 +148,7 @@ def _together(words: Sequence[_Word], rules: Sequence[CollectionRule]) -> _Word:
         reason=" ".join(dict.fromkeys(word.reason for word in counted)),
         licence=AND.join(dict.fromkeys(word.licence for word in counted if word.licence)) or None,
         evidence="; ".join(dict.fromkeys(word.evidence for word in counted if word.evidence)),
-        duties=union(extra, *(word.duties for word in counted)),
+        duties=union(*(word.duties for word in counted)),
         on_transfer=max((*own, *(word.on_transfer for word in counted)), key=lambda one: one.strictness),
         warrant=any(word.warrant for word in counted),
     )
@@ -172,35 +175,37 @@ def _of_owner(policy: Policy, verdict: Verdict, facts: Facts) -> Verdict:
     return verdict
 
 
-def _by_token(policy: Policy, rule: TokenRule) -> _Word:
+def _by_token(policy: Policy, rule: TokenRule, extra: Sequence[Duty]) -> _Word:
     if rule.allow and rule.licence:
-        return _by_licence(policy, rule.licence, rule.evidence)
-    return _Word(rule.allow, rule.reason, evidence=rule.evidence)
+        return _by_licence(policy, rule.licence, rule.evidence, extra)
+    return _Word(rule.allow, rule.reason, evidence=rule.evidence, duties=tuple(extra) if rule.allow else ())
 
 
-def _by_collection(policy: Policy, rule: CollectionRule) -> _Word:
+def _by_collection(policy: Policy, rule: CollectionRule, extra: Sequence[Duty]) -> _Word:
     if not rule.allow:
         return _Word(False, rule.reason, rule.licence, rule.evidence)
-    return _by_licence(policy, rule.licence or "", rule.evidence, rule.duties)
+    return _by_licence(policy, rule.licence or "", rule.evidence, extra)
 
 
-def _by_signal(policy: Policy, signal: LicenceSignal) -> _Word:
+def _by_signal(policy: Policy, signal: LicenceSignal, extra: Sequence[Duty]) -> _Word:
     if signal.standard == "ERC-5218":
         evidence = f"getLicenseURI() = {signal.uri} (ERC-5218)"
         if not signal.active:
             reason = "The contract's licence for this token is revoked, or it names none."
             return _Word(False, reason, licence_of(signal) or None, evidence)
-        return _by_licence(policy, signal.uri, evidence)
+        return _by_licence(policy, signal.uri, evidence, extra)
     evidence = f"getLicenseName() = {signal.name}, getLicenseURI() = {signal.uri}"
-    return _by_licence(policy, licence_of(signal), evidence)
+    return _by_licence(policy, licence_of(signal), evidence, extra)
 
 
-def _by_metadata(policy: Policy, rules: Sequence[CollectionRule], licence: str | None) -> Iterable[_Word]:
+def _by_metadata(
+    policy: Policy, rules: Sequence[CollectionRule], licence: str | None, extra: Sequence[Duty]
+) -> Iterable[_Word]:
     if licence and any(rule.metadata for rule in rules):
-        yield _by_licence(policy, licence, f"metadata: license = {licence[:200]}")
+        yield _by_licence(policy, licence, f"metadata: license = {licence[:200]}", extra)
 
 
-def _by_licence(policy: Policy, named: str, evidence: str, extra: tuple[Duty, ...] = ()) -> _Word:
+def _by_licence(policy: Policy, named: str, evidence: str, extra: Sequence[Duty]) -> _Word:
     licence = policy.licence(named)
     if licence is None:
         name = named[:200]
