@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from contracts_abi.model import Address, Snapshot, Token
-from protocol.policy import OnTransfer, Verdict
+from protocol.policy import LICENCES, OnTransfer, Verdict
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,17 @@ def lapsed(contributions: Iterable[Watched], owners: Mapping[Token, str | None],
 
 
 def _sentence(verdict: Verdict, member: Address, owner: str | None, snapshot: Snapshot) -> str:
-    licence = verdict.licence or "The policy's word on this token"
     asked = " The member is asked to train again on the rest." if verdict.on_transfer is OnTransfer.RETRAIN else ""
     return (
         f"Token {verdict.token.token_id} of {verdict.collection} went from {member} to {owner or 'nobody (burned)'} "
-        f"by block {snapshot.number}; {licence} ends for the seller with the transfer.{asked}"
+        f"by block {snapshot.number}; {_ground(verdict)}{asked}"
     )
+
+
+def _ground(verdict: Verdict) -> str:
+    """What ends the contribution: a licence, or a policy that is stricter than one."""
+    known = [LICENCES[name].on_transfer for name in (verdict.licence or "").split(" AND ") if name in LICENCES]
+    if known and set(known) == {OnTransfer.KEEP}:
+        return f"{verdict.licence} would let it stay, and the policy does not."
+    licence = verdict.licence or "The policy's word on this token"
+    return f"{licence} ends for the seller with the transfer."

@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from contracts_abi.model import LicenceSignal, Token
+from protocol.canonical import canonical
 from protocol.errors import Conflict
 from protocol.policy import (
     LICENCES,
@@ -161,6 +162,22 @@ def test_a_duty_is_written_as_people_read_it(text: str, kind: DutyKind, paramete
 def test_a_duty_that_does_not_say_what_is_none(text: str) -> None:
     with pytest.raises(ValidationError):
         Duty.model_validate(text)
+
+
+def test_a_verdict_from_before_duties_had_kinds_reads_back_with_the_same_bytes() -> None:
+    before = {
+        "token": f"eip155:1/erc721:{CONTRACT}/1",
+        "collection": "Nouns",
+        "allow": True,
+        "rule": "on-chain licence",
+        "licence": "CBE-COMMERCIAL_NO_HATE",
+        "reason": "Admitted.",
+        "evidence": "",
+        "duties": ["no hate speech"],
+        "on_transfer": "exclude",
+        "warrant": True,
+    }
+    assert Verdict.model_validate_json(canonical(before)).canonical() == canonical(before)
 
 
 # Releases -------------------------------------------------------------------------------------------------------------

@@ -46,6 +46,13 @@ def test_a_burned_token_ends_the_contribution() -> None:
     assert "burned" in lapse.reason
 
 
+def test_a_policy_that_is_stricter_than_the_licence_asks_the_member_to_train_again() -> None:
+    strict = Watched("c1", ALICE, 50, (verdict(FREE, OnTransfer.RETRAIN, "CC0"),))
+    [lapse] = lapsed([strict], {FREE: BOB}, NOW)
+    assert "CC0 would let it stay, and the policy does not." in lapse.reason
+    assert lapse.reason.endswith("The member is asked to train again on the rest.")
+
+
 def test_a_token_whose_licence_stays_after_a_sale_is_not_asked_for() -> None:
     assert [v.token for v in CONTRIBUTION.bound] == [HELD]
 
