@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from contracts_abi.model import Address, LicenceSignal, Token
+from contracts_abi.ownership.terms import Ownership
 from protocol.canonical import Document
 
 
@@ -103,6 +104,8 @@ class CollectionRule(Document):
     licence: str | None = None
     """A name in ``LICENCES``; None leaves the question to what the contract declares on chain."""
     evidence: str = ""
+    ownership: Ownership = Ownership()
+    """What counts as holding one of its tokens."""
 
 
 class AdminRole(Document):
@@ -131,6 +134,11 @@ class Policy(Document):
     """The most tokens that count, where ``weights`` is capped."""
     robust: RobustRule = RobustRule.NONE
     """How a merge meets contributions that lie far from all others."""
+
+    @property
+    def ownership(self) -> Mapping[Address, Ownership]:
+        """Collection → what counts as holding one of its tokens."""
+        return {rule.contract: rule.ownership for rule in self.collections}
 
     def weight_of(self, tokens: int) -> int:
         """The whole-number weight of a contribution with this many admitted tokens; shares are what counts."""
@@ -164,7 +172,7 @@ def judge(policy: Policy, token: Token, signal: LicenceSignal | None) -> Verdict
     """The verdict on ``token``, given the licence its contract declares (None: it declares none)."""
     rule = next((r for r in policy.collections if r.contract == token.contract), None)
     name = rule.name if rule else token.contract
-    own = next((r for r in policy.tokens if r.token == token), None)
+    own = next((r for r in policy.tokens if r.token.asset == token.asset), None)
     if own:
         return Verdict(token=token, collection=name, allow=own.allow, rule="token", licence=None, reason=own.reason)
     if rule is None:

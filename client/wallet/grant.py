@@ -1,12 +1,14 @@
 """The grant: what is checked before it is signed, how it is built, and how it is kept for the node."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from client.coordinator_api import Dao
 from contracts_abi.model import LicenceSignal, Snapshot, Token
+from contracts_abi.ownership.holding import holdings
+from contracts_abi.ownership.question import Claim
 from contracts_abi.readers import licence_signal
 from contracts_abi.rpc import Rpc
 from protocol.canonical import Document
@@ -72,16 +74,29 @@ def read_signals(rpc: Rpc, tokens: Iterable[Token], snapshot: Snapshot) -> dict[
     return {contract: licence_signal(rpc, contract, snapshot) for contract in {token.contract for token in tokens}}
 
 
+def unusable(rpc: Rpc, policy: Policy, wallet: str, tokens: Iterable[Token], snapshot: Snapshot) -> frozenset[Token]:
+    """What ``wallet`` does not hold as the policy wants it held, by the member's own chain node."""
+    found = holdings(rpc, (Claim(token, wallet) for token in tokens), policy.ownership, snapshot)
+    return frozenset(claim.token for claim, one in found.items() if one.denied or not one.holds)
+
+
 def require_own_judgement(
-    policy: Policy, verdicts: Sequence[Verdict], signals: Mapping[str, LicenceSignal | None] | None
+    policy: Policy,
+    verdicts: Sequence[Verdict],
+    signals: Mapping[str, LicenceSignal | None] | None,
+    lost: Collection[Token] = (),
 ) -> None:
     """Judge every token again; without ``signals`` only those whose verdict needs none.
+
+    Tokens in ``lost`` are rightly denied, whatever their licence.
 
     Raises:
         NotAllowed: the coordinator's verdict is not what its policy says.
     """
     for verdict in verdicts:
         if signals is None and verdict.rule in ("on-chain licence", "default deny"):
+            continue
+        if not verdict.allow and verdict.token in lost:
             continue
         own = judge(policy, verdict.token, (signals or {}).get(verdict.token.contract))
         if (own.allow, own.licence, own.warrant) != (verdict.allow, verdict.licence, verdict.warrant):

@@ -59,7 +59,8 @@ class Worker:
         self._ledger: Ledger = ledger_of(settings, Database(settings.database))
         self._store = CarStore(settings.store)
         rpc = Rpc(settings.rpc_url)
-        self._watcher = Watcher(rpc, self._ledger, lambda: take_snapshot(rpc, settings.loaded_policy))
+        policy = settings.loaded_policy
+        self._watcher = Watcher(rpc, self._ledger, lambda: take_snapshot(rpc, policy), policy.ownership)
         self._run_checked: dict[str, float] = {}
         self._resting: dict[str, float] = {}
 
