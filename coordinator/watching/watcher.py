@@ -9,6 +9,7 @@ from contracts_abi.ownership.holding import holdings
 from contracts_abi.ownership.terms import Ownership
 from contracts_abi.rpc import Rpc
 from coordinator.rounds.ledger import Ledger
+from coordinator.watching.forks import Forks
 from coordinator.watching.lapses import lapsed
 
 log = structlog.get_logger(__name__)
@@ -21,18 +22,29 @@ class Watcher:
     """
 
     def __init__(
-        self, rpc: Rpc, ledger: Ledger, snapshot: Callable[[], Snapshot], terms: Mapping[Address, Ownership]
+        self,
+        rpc: Rpc,
+        ledger: Ledger,
+        snapshot: Callable[[], Snapshot],
+        terms: Mapping[Address, Ownership],
+        forks: Forks,
     ) -> None:
         """``snapshot`` answers the newest finalized block; ``terms`` are the policy's, by collection."""
         self._rpc = rpc
         self._ledger = ledger
         self._terms = terms
+        self._forks = forks
         self._snapshot = snapshot
         self._asked: tuple[str, frozenset[str]] | None = None
 
     def step(self) -> None:
-        """Let contributions die whose tokens have moved. Raises Unreachable when the chain does not answer."""
-        snapshot, watched = self._snapshot(), self._ledger.watched()
+        """Let contributions die whose tokens have moved, after rounds on a fork were set right.
+
+        Raises Unreachable when the chain does not answer.
+        """
+        snapshot = self._snapshot()
+        self._forks.step(snapshot)
+        watched = self._ledger.watched()
         question = (snapshot.hash, frozenset(one.contribution_id for one in watched))
         if question == self._asked:
             return
