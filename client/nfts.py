@@ -30,11 +30,14 @@ from client.coordinator_api import CoordinatorApi, Dao, Eligibility
 from client.options import Home, Keystore, RpcUrl, ask_password
 from client.pull.fetch import fetch_file
 from client.wallet.consent import verdict_table
-from client.wallet.grant import StoredGrant, require_own_judgement, require_policy, stored_grants
+from client.wallet.grant import StoredGrant, require_own_judgement, require_policy, stored_grants, unusable
 from client.wallet.key import Wallet, load_wallet
 from contracts_abi.facts import read_facts
 from contracts_abi.model import Snapshot, Token
-from contracts_abi.readers import finalized_snapshot, owners, token_uris, tokens_of
+from contracts_abi.ownership.checkpoints import CheckpointFolder
+from contracts_abi.ownership.discovery import Sources, held_tokens
+from contracts_abi.ownership.terms import Ownership
+from contracts_abi.readers import finalized_snapshot, token_uris
 from contracts_abi.rpc import Rpc
 from protocol.errors import BadInput, NotAllowed
 from protocol.policy import LICENCES, Verdict, judge
@@ -143,11 +146,14 @@ def signed_in(api: CoordinatorApi, dao: Dao, wallet: Wallet, settings: MemberSet
     """Sign in and take the verdicts, each judged again here."""
     api.sign_in(wallet, dao)
     eligibility = api.verdicts()
-    facts = None
+    facts, lost = None, frozenset[Token]()
     if settings.rpc_url:
+        chain, snapshot = Rpc(settings.rpc_url), eligibility.snapshot
         tokens = [verdict.token for verdict in eligibility.verdicts]
-        facts = read_facts(Rpc(settings.rpc_url), dao.policy, tokens, (wallet.address,), eligibility.snapshot)
-    require_own_judgement(dao.policy, eligibility.verdicts, facts)
+        facts = read_facts(chain, dao.policy, tokens, (wallet.address,), snapshot)
+        denied = [verdict.token for verdict in eligibility.verdicts if not verdict.allow]
+        lost = unusable(chain, dao.policy, wallet.address, denied, snapshot)
+    require_own_judgement(dao.policy, eligibility.verdicts, facts, lost)
     return eligibility
 
 
@@ -263,10 +269,11 @@ def _of_dao(settings: MemberSettings, url: str, keystore: Path | None) -> Holdin
 
 def _of_wallet(settings: MemberSettings, chain: Rpc, contract: str, wallet: str) -> Holding:
     snapshot = finalized_snapshot(chain)
-    tokens = tokens_of(chain, contract, wallet, snapshot)
+    sources = Sources(CheckpointFolder(settings.home / "discovery"))
+    tokens = held_tokens(chain, wallet, {contract: Ownership()}, snapshot, sources)
     if not tokens:
         raise NotAllowed(
-            f"{contract} lists no tokens of {wallet}.", "Check both addresses; the contract must enumerate its tokens."
+            f"{wallet} holds no tokens of {contract}.", "Check both addresses, and that the chain is the right one."
         )
     verdicts = tuple(
         Verdict(token=token, collection=contract, allow=True, rule="token", licence=None, reason=NO_DAO)
@@ -295,10 +302,10 @@ def _of_grants(settings: MemberSettings, chain: Rpc) -> Holding:
 
 def _granted(chain: Rpc, stored: StoredGrant, snapshot: Snapshot) -> Iterable[Verdict]:
     facts = read_facts(chain, stored.policy, stored.grant.tokens, (stored.grant.member,), snapshot)
-    owned = owners(chain, stored.grant.tokens, snapshot)
+    lost = unusable(chain, stored.policy, stored.grant.member, stored.grant.tokens, snapshot)
     for token in stored.grant.tokens:
         verdict = judge(stored.policy, token, facts[token])
-        if owned[token] != stored.grant.member:
+        if token in lost:
             verdict = verdict.model_copy(update={"allow": False, "reason": "it is no longer this wallet's"})
         yield verdict
 

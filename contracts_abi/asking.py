@@ -51,9 +51,17 @@ def codes(rpc: Rpc, addresses: Sequence[str], snapshot: Snapshot) -> list[bytes]
 
 
 def is_canonical(rpc: Rpc, snapshot: Snapshot) -> bool:
-    """Whether the snapshot's block still has its place in the chain; raises Unreachable when nobody says."""
+    """Whether the snapshot's block still has its place in the chain; raises Unreachable when nobody says.
+
+    A node that knows no block of that number lags behind, and does not say.
+    """
     block = rpc.call("eth_getBlockByNumber", hex(snapshot.number), False)
-    return isinstance(block, dict) and block.get("hash") == snapshot.hash
+    if not isinstance(block, dict) or "hash" not in block:
+        raise Unreachable(
+            f"The chain at {rpc.host} does not know block {snapshot.number} yet.",
+            "Wait until the node has caught up, or configure another RPC URL.",
+        )
+    return bool(block["hash"] == snapshot.hash)
 
 
 def require_canonical(rpc: Rpc, snapshot: Snapshot) -> None:

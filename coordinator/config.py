@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from protocol.base import base_hash
@@ -37,6 +37,10 @@ class CoordinatorSettings(BaseSettings):
     """How members reach the coordinator; host and port when left empty."""
     superlink_port: Port | None = None
     """Of the SuperLink on loopback; a free one, kept from then on, when not set."""
+    indexer_url: str = ""
+    """Alchemy's NFT API for the policy's chain, as https://eth-mainnet.g.alchemy.com: it helps to find tokens."""
+    indexer_key: SecretStr = SecretStr("")
+    """Its key. Without one tokens are found by enumeration and by logs."""
     gateways: tuple[str, ...] = ()
     """IPFS gateways for readers of releases, beside this coordinator's own."""
     database_url: str = ""
@@ -132,6 +136,11 @@ class CoordinatorSettings(BaseSettings):
     def policies(self) -> Path:
         """Policies that were in force, by their hashes."""
         return self.data / "policies"
+
+    @property
+    def discovery(self) -> Path:
+        """How far logs were read, a file for each wallet and contract."""
+        return self.data / "discovery"
 
     @property
     def superlink_file(self) -> Path:

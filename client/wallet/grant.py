@@ -1,12 +1,15 @@
 """The grant: what is checked before it is signed, how it is built, and how it is kept for the node."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from client.coordinator_api import Dao
-from contracts_abi.model import Token
+from contracts_abi.model import Snapshot, Token
+from contracts_abi.ownership.holding import holdings
+from contracts_abi.ownership.question import Claim
+from contracts_abi.rpc import Rpc
 from protocol.canonical import Document
 from protocol.errors import BadInput, NotAllowed
 from protocol.grant import WARRANT, Grant
@@ -65,10 +68,23 @@ def require_policy(dao: Dao) -> None:
         )
 
 
-def require_own_judgement(policy: Policy, verdicts: Sequence[Verdict], facts: Mapping[Token, Facts] | None) -> None:
+def unusable(rpc: Rpc, policy: Policy, wallet: str, tokens: Iterable[Token], snapshot: Snapshot) -> frozenset[Token]:
+    """What ``wallet`` does not hold as the policy wants it held, by the member's own chain node."""
+    found = holdings(rpc, (Claim(token, wallet) for token in tokens), policy.ownership, snapshot)
+    return frozenset(claim.token for claim, one in found.items() if one.denied or not one.holds)
+
+
+def require_own_judgement(
+    policy: Policy,
+    verdicts: Sequence[Verdict],
+    facts: Mapping[Token, Facts] | None,
+    lost: Collection[Token] = (),
+) -> None:
     """Judge every token again, by ``facts`` read from the member's own chain node.
 
     Without them only those are judged whose verdict needs none.
+
+    Tokens in ``lost`` are rightly denied, whatever their licence.
 
     Raises:
         NotAllowed: the coordinator's verdict is not what its policy says.
@@ -76,7 +92,8 @@ def require_own_judgement(policy: Policy, verdicts: Sequence[Verdict], facts: Ma
     tokens = [
         verdict.token
         for verdict in verdicts
-        if facts is not None or (verdict.rule in ("token", "collection") and not policy.asks_of_members)
+        if (facts is not None or (verdict.rule in ("token", "collection") and not policy.asks_of_members))
+        and (verdict.allow or verdict.token not in lost)
     ]
     said = {verdict.token: verdict for verdict in verdicts}
     for own in within_cap(policy, [judge(policy, token, (facts or {}).get(token)) for token in tokens]):

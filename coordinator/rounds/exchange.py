@@ -29,7 +29,8 @@ class RoundExchange:
     def next_task(self) -> Task | None:
         facts = self._ledger.facts(self._round_id)
         if facts.state is RoundState.TRAINING:
-            return self._keep("train") or self._set(Task("train", "train", self._train_body()))
+            task_id = f"train-{facts.snapshot.hash[2:18]}"
+            return self._keep(task_id) or self._set(Task("train", task_id, self._train_body()))
         if facts.state is RoundState.SCORING and facts.candidates_hash:
             task_id = f"score-{facts.candidates_hash[:16]}"
             return self._keep(task_id) or self._set(Task("score", task_id, self._score_body(facts.candidates_hash)))

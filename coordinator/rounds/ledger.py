@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from contracts_abi.model import Snapshot, Token
@@ -22,6 +22,7 @@ from coordinator.database import (
     RoundTokenRow,
     ScoreReportRow,
 )
+from coordinator.eligibility.once import each_token_once
 from coordinator.rounds import events
 from coordinator.rounds.checks import Layers, Terms, check
 from coordinator.rounds.files import store_folder
@@ -146,7 +147,8 @@ class Ledger:
             Conflict: the order was used before, another round is under way, too few members may take part, or what
                 they granted cannot be published under one licence.
         """
-        enough = {p.grant.grant_id for p in parts if len(p.admitted) >= self._policy.minimum_tokens}
+        parts = _each_token_once(parts)
+        enough = self._enough(parts)
         with self._database.writing() as session:
             if session.scalar(select(RoundRow).where(RoundRow.order_nonce == order.nonce)):
                 raise Conflict("This order was given before.", "Sign a new one, with a new nonce.")
@@ -211,6 +213,49 @@ class Ledger:
                 contributions=sorted(removed),
             )
             return row.round_id
+
+    def snapshots(self) -> dict[str, Snapshot]:
+        """Round id → snapshot, of the rounds that have not ended."""
+        with self._database.reading() as session:
+            rows = session.scalars(select(RoundRow).where(RoundRow.state.not_in(ENDED)).order_by(RoundRow.number))
+            return {row.round_id: Snapshot.model_validate_json(row.snapshot) for row in rows}
+
+    def grants(self, round_id: str) -> list[Grant]:
+        """Of everybody who has a part in the round, the oldest first."""
+        with self._database.reading() as session:
+            rows = session.scalars(
+                select(GrantRow)
+                .join(RoundGrantRow, RoundGrantRow.grant_id == GrantRow.grant_id)
+                .where(RoundGrantRow.round_id == round_id)
+                .order_by(GrantRow.given_at, GrantRow.grant_id)
+            )
+            return [Grant.model_validate_json(row.document) for row in rows]
+
+    def ask_again(self, round_id: str, snapshot: Snapshot, parts: Sequence[Part]) -> None:
+        """The round's snapshot was forked away: it goes on at this one, with ``parts`` as they are there.
+
+        Who has too few admitted tokens by now is not waited for, and what was trained on a token that is not admitted
+        any more dies. Nobody's part grows, and nothing else is asked for again.
+        """
+        parts = _each_token_once(parts)
+        enough = self._enough(parts)
+        with self._database.writing() as session:
+            row = round_row(session, round_id)
+            if row.state in ENDED:
+                return
+            before = Snapshot.model_validate_json(row.snapshot)
+            row.snapshot = snapshot.model_dump_json()
+            self._note(
+                session,
+                "round.forked",
+                f"Block {before.number} of the round's snapshot is no longer in the chain; ownership was asked again "
+                f"at block {snapshot.number}.",
+                round_id=round_id,
+                before=before.model_dump(mode="json"),
+                snapshot=snapshot.model_dump(mode="json"),
+            )
+            for part in parts:
+                self._narrow(session, row, part, snapshot, expected=part.grant.grant_id in enough)
 
     # Contributions ------------------------------------------------------------------------------------------------
 
@@ -627,6 +672,34 @@ class Ledger:
         session.flush()
         return row
 
+    def _enough(self, parts: Sequence[Part]) -> set[str]:
+        """The grants that have as many admitted tokens as the policy asks for."""
+        return {part.grant.grant_id for part in parts if len(part.admitted) >= self._policy.minimum_tokens}
+
+    def _narrow(self, session: Session, row: RoundRow, part: Part, snapshot: Snapshot, *, expected: bool) -> None:
+        """A part in the round as it is after a fork, and the end of contributions that it does not cover."""
+        grant_id = part.grant.grant_id
+        made = session.scalars(
+            select(ContributionRow).where(
+                ContributionRow.round_id == row.round_id,
+                ContributionRow.grant_id == grant_id,
+                ContributionRow.state == "live",
+            )
+        ).all()
+        lost = {v.token: v for v in part.verdicts if not v.allow}
+        for one in made:
+            used = ContributionHeader.model_validate_json(one.header).tokens
+            if gone := next((lost[use.token] for use in used if use.token in lost), None):
+                reason = f"Token {gone.token.token_id} of {gone.collection}: {gone.reason}"
+                self._end(session, Lapse(one.contribution_id, one.member, gone.token, reason), snapshot)
+        session.execute(
+            delete(RoundTokenRow).where(RoundTokenRow.round_id == row.round_id, RoundTokenRow.grant_id == grant_id)
+        )
+        _add_tokens(session, row.round_id, part)
+        if not expected:
+            stored = session.get_one(RoundGrantRow, (row.round_id, grant_id))
+            self._give_up(session, stored, "Too few of its tokens are admitted at the round's new snapshot.")
+
     def _give_up(self, session: Session, part: RoundGrantRow, reason: str) -> None:
         if not part.expected:
             return
@@ -675,6 +748,15 @@ class Ledger:
 def _add_part(session: Session, round_id: str, part: Part, expected: bool) -> None:
     reason = None if expected else "Too few of its tokens are admitted at the round's snapshot."
     session.add(RoundGrantRow(round_id=round_id, grant_id=part.grant.grant_id, expected=expected, reason=reason))
+    _add_tokens(session, round_id, part)
+
+
+def _each_token_once(parts: Sequence[Part]) -> list[Part]:
+    verdicts = each_token_once([(part.grant, part.verdicts) for part in parts])
+    return [replace(part, verdicts=own) for part, own in zip(parts, verdicts, strict=True)]
+
+
+def _add_tokens(session: Session, round_id: str, part: Part) -> None:
     granted = set(part.grant.tokens)
     for verdict in part.verdicts:
         if verdict.allow and verdict.token not in granted:

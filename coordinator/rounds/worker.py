@@ -11,12 +11,13 @@ from typing import Protocol
 
 import structlog
 
+from contracts_abi.asking import require_canonical
 from contracts_abi.rpc import Rpc
 from coordinator.aggregation.gain import choose
 from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
 from coordinator.eligibility.policies import kept
-from coordinator.eligibility.verdicts import take_snapshot
+from coordinator.eligibility.verdicts import opening_verdicts, take_snapshot
 from coordinator.releases.build import MANIFEST, ReleaseDraft, build
 from coordinator.releases.store import CarStore
 from coordinator.rounds import candidate
@@ -24,8 +25,9 @@ from coordinator.rounds.candidate import Candidates
 from coordinator.rounds.ledger import Ledger, LiveContribution, RoundFacts
 from coordinator.rounds.merging import MergeOrder, Ordered, merge_in_child
 from coordinator.rounds.transitions import RoundState, Step, next_step
+from coordinator.watching.forks import Forks
 from coordinator.watching.watcher import Watcher
-from coordinator.wiring import ledger_of
+from coordinator.wiring import ledger_of, sources_of
 from protocol.adapter import load_adapter
 from protocol.errors import BadInput, Conflict, CoterieError
 from protocol.manifest import BaseReference, Manifest, MergedContribution
@@ -60,8 +62,10 @@ class Worker:
         self._runs = runs
         self._ledger: Ledger = ledger_of(settings, Database(settings.database))
         self._store = CarStore(settings.store)
-        rpc = Rpc(settings.rpc_url)
-        self._watcher = Watcher(rpc, self._ledger, lambda: take_snapshot(rpc, settings.loaded_policy))
+        self._rpc = rpc = Rpc(settings.rpc_url)
+        policy, sources = settings.loaded_policy, sources_of(settings)
+        forks = Forks(rpc, self._ledger, lambda grant, at: opening_verdicts(rpc, policy, grant, at, sources))
+        self._watcher = Watcher(rpc, self._ledger, lambda: take_snapshot(rpc, policy), policy.ownership, forks)
         self._run_checked: dict[str, float] = {}
         self._resting: dict[str, float] = {}
 
@@ -127,6 +131,7 @@ class Worker:
         log.info("merged", round_id=facts.round_id, contributions=len(live), candidates=kept)
 
     def _publish(self, facts: RoundFacts) -> None:
+        require_canonical(self._rpc, facts.snapshot)
         folder = self._settings.releases / facts.round_id
         shutil.rmtree(folder, ignore_errors=True)  # what a killed worker left half built
         try:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from contracts_abi.model import Address, Snapshot, Token
+from contracts_abi.ownership.holding import Holding
+from contracts_abi.ownership.question import Claim
 from protocol.policy import LICENCES, OnTransfer, Verdict
 
 
@@ -22,6 +24,11 @@ class Watched:
         """The tokens whose licence ends with a transfer."""
         return tuple(v for v in self.verdicts if v.on_transfer is not OnTransfer.KEEP)
 
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """What the member has to hold still: one for each of ``bound``."""
+        return tuple(Claim(v.token, self.member) for v in self.bound)
+
 
 @dataclass(frozen=True)
 class Lapse:
@@ -33,8 +40,8 @@ class Lapse:
     reason: str
 
 
-def lapsed(contributions: Iterable[Watched], owners: Mapping[Token, str | None], snapshot: Snapshot) -> list[Lapse]:
-    """At most one lapse a contribution. ``owners`` answers for every bound token, at ``snapshot``.
+def lapsed(contributions: Iterable[Watched], held: Mapping[Claim, Holding], snapshot: Snapshot) -> list[Lapse]:
+    """At most one lapse a contribution. ``held`` answers every claim of theirs, at ``snapshot``.
 
     A node of the chain that lags behind says nothing: blocks before a contribution's own are not asked about it.
     """
@@ -42,17 +49,19 @@ def lapsed(contributions: Iterable[Watched], owners: Mapping[Token, str | None],
     for contribution in contributions:
         if snapshot.number < contribution.since:
             continue
-        lost = next((v for v in contribution.bound if owners[v.token] != contribution.member), None)
+        answers = ((v, held[claim]) for v, claim in zip(contribution.bound, contribution.claims, strict=True))
+        lost = next(((v, holding) for v, holding in answers if not holding.holds), None)
         if lost:
-            reason = _sentence(lost, contribution.member, owners[lost.token], snapshot)
-            found.append(Lapse(contribution.contribution_id, contribution.member, lost.token, reason))
+            reason = _sentence(lost[0], contribution.member, lost[1].owner, snapshot)
+            found.append(Lapse(contribution.contribution_id, contribution.member, lost[0].token, reason))
     return found
 
 
 def _sentence(verdict: Verdict, member: Address, owner: str | None, snapshot: Snapshot) -> str:
     asked = " The member is asked to train again on the rest." if verdict.on_transfer is OnTransfer.RETRAIN else ""
+    to = "others" if verdict.token.standard == "erc1155" else owner or "nobody (burned)"
     return (
-        f"Token {verdict.token.token_id} of {verdict.collection} went from {member} to {owner or 'nobody (burned)'} "
+        f"Token {verdict.token.token_id} of {verdict.collection} went from {member} to {to} "
         f"by block {snapshot.number}; {_ground(verdict)}{asked}"
     )
 

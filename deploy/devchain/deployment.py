@@ -81,6 +81,18 @@ def preset() -> Artifact:
     return _read("node_modules/@openzeppelin/contracts/build/contracts/ERC721PresetMinterPauserAutoId.json")
 
 
+@functools.cache
+def multi_token() -> Artifact:
+    """OpenZeppelin's prebuilt ERC-1155; constructor (URI)."""
+    return _read("node_modules/@openzeppelin/contracts/build/contracts/ERC1155PresetMinterPauser.json")
+
+
+@functools.cache
+def ours(name: str) -> Artifact:
+    """``contracts/<name>.sol``, by its name; what it is for and what it takes stands there."""
+    return _ours(name)
+
+
 class Deployer:
     """One wallet that sends transactions to the dev chain: whoever deploys and mints, or an owner who sells.
 
@@ -117,6 +129,10 @@ class Deployer:
     def transfer(self, contract: Contract, token_id: int, to: str) -> None:
         """Transfer one of this wallet's own tokens."""
         self.send([_call(contract, "transferFrom", self.address, to, token_id)])
+
+    def act(self, contract: Contract, function: str, *arguments: object) -> None:
+        """Call a function that changes something."""
+        self.send([_call(contract, function, *arguments)])
 
     def send(self, transactions: Sequence[TxParams]) -> list[TxReceipt]:
         """Sign and send ``transactions`` (``to`` and ``data`` only) in this order; their receipts."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from contracts_abi.model import Address, Token
+from contracts_abi.ownership.terms import Ownership
 from protocol.canonical import Growing
 from protocol.policy.duties import Duty, DutyKind
 from protocol.policy.licences import LICENCES, Licence, OnTransfer, licence_named
@@ -59,7 +60,7 @@ class TokenRule(Growing):
 class CollectionRule(Growing):
     """The DAO's word on a collection: the licence it is under, with the evidence for that."""
 
-    LATER = frozenset({"allow", "reason", "metadata", "duties", "on_transfer"})
+    LATER = frozenset({"allow", "reason", "metadata", "duties", "on_transfer", "ownership"})
 
     contract: Address
     name: str
@@ -75,6 +76,8 @@ class CollectionRule(Growing):
     """Duties beyond those of the licence."""
     on_transfer: OnTransfer | None = None
     """Stricter than the licence, never laxer."""
+    ownership: Ownership = Ownership()
+    """What counts as holding one of its tokens."""
 
     @model_validator(mode="after")
     def _whole(self) -> CollectionRule:
@@ -149,6 +152,9 @@ class Policy(Growing):
             raise ValueError(f"{other} is not on chain {self.chain_id}, which the policy is about")
         if self.maximum_tokens is not None and self.maximum_tokens < self.minimum_tokens:
             raise ValueError(f"nobody can have {self.minimum_tokens} tokens or more and {self.maximum_tokens} or fewer")
+        told = {(rule.contract, rule.ownership) for rule in self.collections if rule.ownership != Ownership()}
+        if twice := next((one for one, _ in told if sum(one == other for other, _ in told) > 1), None):
+            raise ValueError(f"two rules say differently what counts as holding a token of {twice}")
         self._check_licences()
         if self.membership is not None and depth_of(self.membership) > MAX_DEPTH:
             raise ValueError(f"the membership is nested more than {MAX_DEPTH} deep")
@@ -172,6 +178,12 @@ class Policy(Growing):
             published = self.licence(self.release_licence)
             if published is None or not published.derivatives:
                 raise ValueError(f"a release cannot be published under {self.release_licence}")
+
+    @property
+    def ownership(self) -> Mapping[Address, Ownership]:
+        """Collection → what counts as holding one of its tokens."""
+        told = {rule.contract: rule.ownership for rule in self.collections if rule.ownership != Ownership()}
+        return {rule.contract: told.get(rule.contract, rule.ownership) for rule in self.collections}
 
     @property
     def asks_of_members(self) -> bool:

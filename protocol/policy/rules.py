@@ -89,7 +89,10 @@ def judge(policy: Policy, token: Token, facts: Facts | LicenceSignal | None) -> 
     name = rules[0].name if rules else token.contract
     extra = union(*(rule.duties for rule in rules))
     levels: Sequence[tuple[Rule, Callable[[], Iterable[_Word]]]] = (
-        ("token", lambda: (_by_token(policy, rule, extra) for rule in policy.tokens if rule.token == token)),
+        (
+            "token",
+            lambda: (_by_token(policy, rule, extra) for rule in policy.tokens if rule.token.asset == token.asset),
+        ),
         (
             "collection",
             lambda: (_by_collection(policy, rule, extra) for rule in rules if rule.licence or not rule.allow),

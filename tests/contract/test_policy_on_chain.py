@@ -290,3 +290,24 @@ def test_the_member_s_client_asks_its_own_node_about_membership(chain: Chain, ba
     facts = read_facts(chain.rpc, asking, [one.token for one in claimed], (chain.bob.address,), snapshot)
     with pytest.raises(NotAllowed, match="by its policy it is denied: Its owner is no member"):
         require_own_judgement(asking, claimed, facts)
+
+
+# Holding time ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_counts_only_when_the_chain_s_logs_say_that_it_was_held_long_enough(chain: Chain) -> None:
+    spare = chain.mint_spare(chain.cc0, chain.alice)
+    minted = chain.snapshot().number
+    chain.anvil.finalize()
+    chain.alice.transfer(chain.cc0, spare.token_id, chain.buyer.address)
+    snapshot = chain.snapshot()
+    old, new = chain.token(chain.cc0, 0), spare
+    policy = policy_of(chain, minimum_holding_blocks=snapshot.number - minted)
+    facts = read_facts(chain.rpc, policy, [old, new], (chain.buyer.address,), snapshot)
+    found = {token: judge(policy, token, facts[token]) for token in (old, new)}
+    assert found[old].allow
+    assert (found[new].allow, found[new].rule) == (False, "holding time")
+    assert "blocks, and the policy asks for" in found[new].reason
+    days = policy_of(chain, minimum_holding_days=1)
+    young = read_facts(chain.rpc, days, [old], (chain.alice.address,), snapshot)
+    assert judge(days, old, young[old]).reason == "Its owner has had it for 0 days, and the policy asks for 1."
