@@ -25,14 +25,14 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from coordinator.config import CoordinatorSettings, load_policy
+from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
 from coordinator.flower.superlink import SuperLinkProcess
+from coordinator.policy_commands import policy_app
 from coordinator.wiring import CONFIG_VARIABLE, EXCHANGE, SuperLinkAddress, superlink_control, tell_superlink
 from processes.children import PARENT, Child, end_with_parent
 from protocol.errors import BadInput, CoterieError, Unreachable
 from protocol.grant import RoundPlan, StartRound, sign
-from protocol.policy import Verdict
 
 WALLET_KEY_VARIABLE = "COTERIE_WALLET_KEY"
 START_SECONDS = 60.0
@@ -61,7 +61,6 @@ app = typer.Typer(
     add_completion=False,
 )
 round_app = typer.Typer(help="Start rounds and look at them.", no_args_is_help=True)
-policy_app = typer.Typer(help="Ask a policy document before it is in force.", no_args_is_help=True)
 app.add_typer(round_app, name="round")
 app.add_typer(policy_app, name="policy")
 
@@ -151,34 +150,6 @@ def show_round(
         count = f"{one['contributed']} of {one['expected']}"
         table.add_row(one["round_id"], one["kind"], one["state"], count, one["cid"] or "", one["reason"])
     out.print(table)
-
-
-@policy_app.command("check")
-def check_policy(
-    file: Annotated[Path, typer.Argument(help="The policy document, JSON.")],
-    wallet: Annotated[str, typer.Option(help="The wallet to ask about, 0x….")],
-    rpc: Annotated[str, typer.Option(help="JSON-RPC URL of the policy's chain.")],
-) -> None:
-    """Show the verdict on each of a wallet's tokens, and why."""
-    from eth_utils.address import is_address, to_checksum_address
-
-    from contracts_abi.rpc import Rpc
-    from coordinator.eligibility.verdicts import take_snapshot, verdicts_for
-
-    if not is_address(wallet):
-        raise BadInput(f"{wallet} is no Ethereum address.")
-    policy, chain = load_policy(file), Rpc(rpc)
-    snapshot = take_snapshot(chain, policy)
-    found = verdicts_for(chain, policy, to_checksum_address(wallet), snapshot)
-    out.print(_verdict_table(found))
-    admitted = sum(v.allow for v in found)
-    out.print(f"{admitted} of {len(found)} tokens are admitted at block {snapshot.number}.", highlight=False)
-
-
-@policy_app.command("hash")
-def hash_policy(file: Annotated[Path, typer.Argument(help="The policy document, JSON.")]) -> None:
-    """Print the hash that grants and rounds are bound to."""
-    print(load_policy(file).digest())
 
 
 def _settings(config: Path) -> CoordinatorSettings:
@@ -288,11 +259,3 @@ def _call(settings: CoordinatorSettings, method: str, path: str, body: dict[str,
         kind = next((k for k in CoterieError.__subclasses__() if k.code == answer.get("code")), CoterieError)
         raise kind(str(answer.get("detail", response.status_code)), str(answer.get("hint", "")))
     return answer
-
-
-def _verdict_table(verdicts: list[Verdict]) -> Table:
-    table = Table("token", "collection", "verdict", "licence", "reason")
-    for one in verdicts:
-        word = "[green]admitted[/]" if one.allow else "[red]denied[/]"
-        table.add_row(str(one.token.token_id), escape(one.collection), word, one.licence or "", escape(one.reason))
-    return table

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from protocol.base import base_hash
 from protocol.errors import BadInput
-from protocol.policy import Policy
+from protocol.policy import Policy, parse_policy
 
 ENVIRONMENT_PREFIX = "COTERIE_COORDINATOR_"
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -37,6 +37,10 @@ class CoordinatorSettings(BaseSettings):
     """How members reach the coordinator; host and port when left empty."""
     superlink_port: Port | None = None
     """Of the SuperLink on loopback; a free one, kept from then on, when not set."""
+    indexer_url: str = ""
+    """Alchemy's NFT API for the policy's chain, as https://eth-mainnet.g.alchemy.com: it helps to find tokens."""
+    indexer_key: SecretStr = SecretStr("")
+    """Its key. Without one tokens are found by enumeration and by logs."""
     gateways: tuple[str, ...] = ()
     """IPFS gateways for readers of releases, beside this coordinator's own."""
     database_url: str = ""
@@ -129,6 +133,16 @@ class CoordinatorSettings(BaseSettings):
         return self.data / "cars"
 
     @property
+    def policies(self) -> Path:
+        """Policies that were in force, by their hashes."""
+        return self.data / "policies"
+
+    @property
+    def discovery(self) -> Path:
+        """How far logs were read, a file for each wallet and contract."""
+        return self.data / "discovery"
+
+    @property
     def superlink_file(self) -> Path:
         """Where ``up`` tells the other processes how to reach the SuperLink."""
         return self.data / "superlink.json"
@@ -147,10 +161,9 @@ class CoordinatorSettings(BaseSettings):
 def load_policy(file: Path) -> Policy:
     """Raises BadInput when the file is missing or no policy; names the field."""
     try:
-        return Policy.model_validate_json(file.read_bytes())
+        data = file.read_bytes()
+    except FileNotFoundError as error:
+        raise BadInput(f"There is no policy {file}.", "Name the DAO's policy document.") from error
     except OSError as error:
         raise BadInput(f"The policy {file} cannot be read.", "Name the DAO's policy document.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise BadInput(f"{file} is no policy: {place}: {first['msg']}.", "Mend the document.") from error
+    return parse_policy(data, str(file))

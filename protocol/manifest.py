@@ -12,7 +12,7 @@ from protocol.errors import ContentMismatch, ContributionRefused
 from protocol.grant import Grant, Hash, RoundPlan, require_signer
 from protocol.modes import Mode, PrivacySpent
 from protocol.node_key import verify
-from protocol.policy import Verdict
+from protocol.policy import Duty, Verdict
 
 
 class MergedContribution(Document):
@@ -139,7 +139,7 @@ class Manifest(Document):
     removals: tuple[Removal, ...]
     merge: Merge
     licence: str
-    duties: tuple[str, ...]
+    duties: tuple[Duty, ...]
     files: dict[str, Hash]
     """Every other file of the release, by SHA-256."""
 

@@ -5,10 +5,10 @@ Contributions' tensors are on the disk before their row is; a row is what makes 
 
 import json
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from contracts_abi.model import Snapshot, Token
@@ -24,6 +24,7 @@ from coordinator.database import (
     ScoreReportRow,
     SecretSumRow,
 )
+from coordinator.eligibility.once import each_token_once
 from coordinator.rounds import budget, events, sums
 from coordinator.rounds.checks import Layers, Terms, check
 from coordinator.rounds.files import store_folder
@@ -34,6 +35,7 @@ from coordinator.rounds.queries import (
     epoch_of,
     expected_grants,
     latest_release,
+    live_verdicts,
     mergeable,
     merged_ids,
     next_number,
@@ -76,7 +78,7 @@ from protocol.grant import Grant, RoundPlan, StartRound
 from protocol.manifest import Manifest, Removal
 from protocol.masking import LEAST_MEMBERS
 from protocol.modes import Mode, PrivacySpent
-from protocol.policy import Policy, Verdict
+from protocol.policy import Policy, Verdict, release_terms
 
 ADAPTER, STATISTICS = "adapter.safetensors", "statistics.safetensors"
 
@@ -148,11 +150,13 @@ class Ledger:
         """Open a round by an admin's checked order; its id.
 
         Raises:
-            Conflict: the order was used before, another round is under way, or too few members may take part.
+            Conflict: the order was used before, another round is under way, too few members may take part, or what
+                they granted cannot be published under one licence.
             NotAllowed: the policy has no such mode, or its ε is spent.
         """
-        enough = {p.grant.grant_id for p in parts if len(p.admitted) >= self._policy.minimum_tokens}
         self._policy.require_mode(order.plan.mode)
+        parts = _each_token_once(parts)
+        enough = self._enough(parts)
         with self._database.writing() as session:
             if session.scalar(select(RoundRow).where(RoundRow.order_nonce == order.nonce)):
                 raise Conflict("This order was given before.", "Sign a new one, with a new nonce.")
@@ -163,9 +167,12 @@ class Ledger:
                     f"{len(enough)} grants may take part at this block, and the quorum is {order.plan.quorum}.",
                     "Wait for more members, or lower the quorum.",
                 )
-            _require_secret(order.plan, len(enough))
-            taking_part = {part.grant.member for part in parts if part.grant.grant_id in enough}
-            self._require_budget(session, order.plan, taking_part)
+            taking_part = [p for p in parts if p.grant.grant_id in enough]
+            _require_secret(order.plan, len(taking_part))
+            self._require_budget(session, order.plan, {p.grant.member for p in taking_part})
+            offered = [v for p in taking_part for v in p.verdicts if v.token in p.admitted]
+            others = live_verdicts(session, order.base_hash, {p.grant.member for p in taking_part})
+            release_terms(self._policy, [*offered, *others])
             now = self._now()
             row = self._add_round(
                 session, RoundKind.TRAINING, order.digest()[:16], order.plan, order.base_hash, snapshot
@@ -227,6 +234,49 @@ class Ledger:
             )
             return row.round_id
 
+    def snapshots(self) -> dict[str, Snapshot]:
+        """Round id → snapshot, of the rounds that have not ended."""
+        with self._database.reading() as session:
+            rows = session.scalars(select(RoundRow).where(RoundRow.state.not_in(ENDED)).order_by(RoundRow.number))
+            return {row.round_id: Snapshot.model_validate_json(row.snapshot) for row in rows}
+
+    def grants(self, round_id: str) -> list[Grant]:
+        """Of everybody who has a part in the round, the oldest first."""
+        with self._database.reading() as session:
+            rows = session.scalars(
+                select(GrantRow)
+                .join(RoundGrantRow, RoundGrantRow.grant_id == GrantRow.grant_id)
+                .where(RoundGrantRow.round_id == round_id)
+                .order_by(GrantRow.given_at, GrantRow.grant_id)
+            )
+            return [Grant.model_validate_json(row.document) for row in rows]
+
+    def ask_again(self, round_id: str, snapshot: Snapshot, parts: Sequence[Part]) -> None:
+        """The round's snapshot was forked away: it goes on at this one, with ``parts`` as they are there.
+
+        Who has too few admitted tokens by now is not waited for, and what was trained on a token that is not admitted
+        any more dies. Nobody's part grows, and nothing else is asked for again.
+        """
+        parts = _each_token_once(parts)
+        enough = self._enough(parts)
+        with self._database.writing() as session:
+            row = round_row(session, round_id)
+            if row.state in ENDED:
+                return
+            before = Snapshot.model_validate_json(row.snapshot)
+            row.snapshot = snapshot.model_dump_json()
+            self._note(
+                session,
+                "round.forked",
+                f"Block {before.number} of the round's snapshot is no longer in the chain; ownership was asked again "
+                f"at block {snapshot.number}.",
+                round_id=round_id,
+                before=before.model_dump(mode="json"),
+                snapshot=snapshot.model_dump(mode="json"),
+            )
+            for part in parts:
+                self._narrow(session, row, part, snapshot, expected=part.grant.grant_id in enough)
+
     # Contributions ------------------------------------------------------------------------------------------------
 
     def receive(self, round_id: str, node_key: str, contribution: Contribution, layers: Layers) -> None:
@@ -282,7 +332,9 @@ class Ledger:
         """What a merge of this round takes now, sorted by id."""
         with self._database.reading() as session:
             rows = mergeable(session, round_row(session, round_id))
-            return [self._live(session, row) for row in rows]
+            live = [self._live(session, row) for row in rows]
+        shares = self._policy.shares_capped([one.weight for one in live])
+        return [replace(one, weight=weight) for one, weight in zip(live, shares, strict=True)]
 
     def watched(self) -> list[Watched]:
         """All live contributions with the verdicts on their tokens."""
@@ -658,6 +710,34 @@ class Ledger:
                 add_contribution(session, contribution, grant_id, "refused", refusal.message, self._now())
             self._give_up(session, part, f"The contribution was refused: {refusal.message}")
 
+    def _enough(self, parts: Sequence[Part]) -> set[str]:
+        """The grants that have as many admitted tokens as the policy asks for."""
+        return {part.grant.grant_id for part in parts if len(part.admitted) >= self._policy.minimum_tokens}
+
+    def _narrow(self, session: Session, row: RoundRow, part: Part, snapshot: Snapshot, *, expected: bool) -> None:
+        """A part in the round as it is after a fork, and the end of contributions that it does not cover."""
+        grant_id = part.grant.grant_id
+        made = session.scalars(
+            select(ContributionRow).where(
+                ContributionRow.round_id == row.round_id,
+                ContributionRow.grant_id == grant_id,
+                ContributionRow.state == "live",
+            )
+        ).all()
+        lost = {v.token: v for v in part.verdicts if not v.allow}
+        for one in made:
+            used = ContributionHeader.model_validate_json(one.header).tokens
+            if gone := next((lost[use.token] for use in used if use.token in lost), None):
+                reason = f"Token {gone.token.token_id} of {gone.collection}: {gone.reason}"
+                self._end(session, Lapse(one.contribution_id, one.member, gone.token, reason), snapshot)
+        session.execute(
+            delete(RoundTokenRow).where(RoundTokenRow.round_id == row.round_id, RoundTokenRow.grant_id == grant_id)
+        )
+        _add_tokens(session, row.round_id, part)
+        if not expected:
+            stored = session.get_one(RoundGrantRow, (row.round_id, grant_id))
+            self._give_up(session, stored, "Too few of its tokens are admitted at the round's new snapshot.")
+
     def _give_up(self, session: Session, part: RoundGrantRow, reason: str) -> None:
         if not part.expected:
             return
@@ -706,6 +786,15 @@ class Ledger:
 def _add_part(session: Session, round_id: str, part: Part, expected: bool) -> None:
     reason = None if expected else "Too few of its tokens are admitted at the round's snapshot."
     session.add(RoundGrantRow(round_id=round_id, grant_id=part.grant.grant_id, expected=expected, reason=reason))
+    _add_tokens(session, round_id, part)
+
+
+def _each_token_once(parts: Sequence[Part]) -> list[Part]:
+    verdicts = each_token_once([(part.grant, part.verdicts) for part in parts])
+    return [replace(part, verdicts=own) for part, own in zip(parts, verdicts, strict=True)]
+
+
+def _add_tokens(session: Session, round_id: str, part: Part) -> None:
     granted = set(part.grant.tokens)
     for verdict in part.verdicts:
         if verdict.allow and verdict.token not in granted:

@@ -147,6 +147,17 @@ def _kind(row: RoundRow) -> tuple[object, ...]:
             return plan.mode, row.round_id
 
 
+def live_verdicts(session: Session, base_hash: str, without: Collection[str]) -> list[Verdict]:
+    """The verdicts behind every live contribution of the epoch but those of the members ``without``."""
+    rows = session.scalars(
+        select(ContributionRow)
+        .join(RoundRow, RoundRow.round_id == ContributionRow.round_id)
+        .where(ContributionRow.state == "live", RoundRow.base_hash == base_hash)
+        .where(ContributionRow.member.not_in(without))
+    )
+    return [verdict for row in rows for verdict in verdicts_of(session, row)]
+
+
 def released(session: Session) -> list[ContributionRow]:
     """What the newest release was merged from, by id."""
     latest = latest_release(session)

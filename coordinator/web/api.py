@@ -74,7 +74,7 @@ def verdicts() -> Response:
     here = service()
     wallet, rpc = _signed_in(here), here.rpc
     snapshot = take_snapshot(rpc, here.policy)
-    found = verdicts_for(rpc, here.policy, wallet, snapshot)
+    found = verdicts_for(rpc, here.policy, wallet, snapshot, here.sources)
     admitted = sum(v.allow for v in found)
     if admitted == 0:
         raise NotAllowed(
@@ -127,7 +127,7 @@ def start_round() -> tuple[Response, int]:
     require_admin(rpc, here.policy, order.admin, snapshot)
     with here.database.reading() as session:
         live = grants.live_grants(session, order.policy_hash, order.base_hash, here.now())
-    parts = [Part(grant, tuple(opening_verdicts(rpc, here.policy, grant, snapshot))) for grant in live]
+    parts = [Part(grant, tuple(opening_verdicts(rpc, here.policy, grant, snapshot, here.sources))) for grant in live]
     round_id = here.ledger.open_training(order, asked.signature, snapshot, parts)
     return jsonify(round_id=round_id), 201
 

@@ -7,12 +7,13 @@ from typing import cast
 
 from flask import current_app
 
+from contracts_abi.ownership.discovery import Sources
 from contracts_abi.rpc import Rpc
 from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
 from coordinator.releases.store import CarStore
 from coordinator.rounds.ledger import Ledger
-from coordinator.wiring import SuperLinkAddress, ledger_of, superlink_address, superlink_control
+from coordinator.wiring import SuperLinkAddress, ledger_of, sources_of, superlink_address, superlink_control
 from protocol.policy import Policy
 
 RegisterNode = Callable[[bytes], int]
@@ -40,6 +41,11 @@ class Service:
     def rpc(self) -> Rpc:
         """A connection of its own for every use, because sessions of ``requests`` are not shared between threads."""
         return Rpc(self.settings.rpc_url)
+
+    @cached_property
+    def sources(self) -> Sources:
+        """What helps to find a wallet's tokens."""
+        return sources_of(self.settings)
 
     @cached_property
     def ledger(self) -> Ledger:

@@ -37,6 +37,7 @@ from coordinator.web.views import public_state
 from coordinator.wiring import secret_sums_of
 from deploy.devchain.anvil import ANVIL_KEYS
 from protocol import node_key
+from protocol.canonical import sha256
 from protocol.contribution import ScoreTask, TrainTask
 from protocol.errors import ContributionRefused
 from protocol.grant import WARRANT, Grant, RoundPlan, StartRound, sign
@@ -81,9 +82,9 @@ class RunsFake:
 class Coordinator:
     """The web side through Flask's test client, the worker's ticks by hand, and the nodes' answers."""
 
-    def __init__(self, chain: Chain, folder: Path, base: Path) -> None:
+    def __init__(self, chain: Chain, folder: Path, base: Path, policy: Policy | None = None) -> None:
         self.chain = chain
-        self.policy = policy_of(chain)
+        self.policy = policy or policy_of(chain)
         (folder / "policy.json").write_bytes(self.policy.canonical())
         (folder / "coordinator.toml").write_text(
             f'rpc_url = "{chain.url}"\npolicy = "policy.json"\nbase = "{base}"\nbase_name = "small"\n'
@@ -559,6 +560,9 @@ def test_a_sale_after_the_release_brings_a_second_one_without_that_contribution(
     assert len(first["manifest"]["contributions"]) == 3
     assert first["manifest"]["merge"]["gain"] == 1.0
     assert here.client.get(first["samples"]).content_type == "image/png"
+    assert first["manifest"]["licence"] == "CBE-COMMERCIAL"
+    policy = here.client.get(f"/ipfs/{first['cid']}/policy.json").data
+    assert sha256(policy) == first["manifest"]["policy_hash"] == here.policy.digest()
 
     chain.alice.transfer(chain.commercial, spare.token_id, chain.buyer.address)
     chain.anvil.finalize()

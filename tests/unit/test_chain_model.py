@@ -27,7 +27,7 @@ def test_a_token_is_written_as_it_was_read(name: str) -> None:
         NAME.replace("/12", f"/{2**256}"),
         NAME.replace("eip155:1", "eip155:01"),
         NAME.replace("eip155:1", "eip155:0"),
-        NAME.replace("erc721", "erc1155"),
+        NAME.replace("erc721", "erc20"),
         NAME + "\n",
         NAME.replace("12", "١٢"),
         "x" * 10_000,

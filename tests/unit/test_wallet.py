@@ -20,7 +20,7 @@ from deploy.devchain.anvil import ANVIL_KEYS
 from protocol import node_key
 from protocol.errors import BadInput, NotAllowed
 from protocol.grant import WARRANT, require_signer
-from protocol.policy import AdminRole, CollectionRule, Policy, Verdict, judge
+from protocol.policy import AdminRole, CollectionRule, Facts, Policy, Verdict, judge
 
 NOUNS, APES = "0x" + "11" * 20, "0x" + "22" * 20
 COMMERCIAL = LicenceSignal(name="COMMERCIAL", uri="ar://licence")
@@ -134,14 +134,15 @@ def test_a_policy_that_is_not_the_one_its_hash_names_is_noticed() -> None:
 
 
 def test_honest_verdicts_pass_the_members_own_judgement() -> None:
-    require_own_judgement(POLICY, verdicts(), {NOUNS: None, APES: COMMERCIAL})
+    require_own_judgement(POLICY, verdicts(), {token(APES, 1): Facts(signals=(COMMERCIAL,))})
     require_own_judgement(POLICY, verdicts(), None)
 
 
 def test_a_verdict_that_the_policy_does_not_give_is_noticed() -> None:
     allowed = verdicts()
     with pytest.raises(NotAllowed, match="by its policy it is denied"):
-        require_own_judgement(POLICY, allowed, {NOUNS: None, APES: LicenceSignal(name="PERSONAL", uri="ar://x")})
+        personal = LicenceSignal(name="PERSONAL", uri="ar://x")
+        require_own_judgement(POLICY, allowed, {token(APES, 1): Facts(signals=(personal,))})
     invented = allowed[0].model_copy(update={"token": token("0x" + "33" * 20, 5)})
     with pytest.raises(NotAllowed, match="does not name this collection"):
         require_own_judgement(POLICY, [invented], None)
