@@ -7,7 +7,7 @@ in the chain raises Conflict: neither ever passes for an answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from eth_abi.abi import decode, encode
@@ -107,19 +107,27 @@ def _on_this_chain(tokens: Iterable[Token], snapshot: Snapshot) -> list[Token]:
     return asked
 
 
-def _ask(rpc: Rpc, calls: Sequence[_Call], snapshot: Snapshot, gas: int | None = CALL_GAS) -> list[Any]:
+def calls_at(rpc: Rpc, transactions: Sequence[Mapping[str, str]], snapshot: Snapshot) -> list[Any]:
+    """What ``eth_call`` answers to each transaction at ``snapshot``, CallReverted where a contract gives no answer.
+
+    Raises:
+        Unreachable: the node does not answer, or has not got the block.
+        Conflict: the block is no longer in the chain.
+    """
     block = {"blockHash": snapshot.hash, "requireCanonical": True}
-    limit = {"gas": hex(gas)} if gas else {}
     try:
-        return rpc.batch(
-            [
-                ("eth_call", ({"to": contract, "data": _calldata(signature, arguments), **limit}, block))
-                for contract, signature, arguments in calls
-            ]
-        )
+        return rpc.batch([("eth_call", (transaction, block)) for transaction in transactions])
     except Unreachable:
         _require_canonical(rpc, snapshot)
         raise
+
+
+def _ask(rpc: Rpc, calls: Sequence[_Call], snapshot: Snapshot, gas: int | None = CALL_GAS) -> list[Any]:
+    limit = {"gas": hex(gas)} if gas else {}
+    transactions = [
+        {"to": contract, "data": _calldata(signature, arguments), **limit} for contract, signature, arguments in calls
+    ]
+    return calls_at(rpc, transactions, snapshot)
 
 
 def _require_canonical(rpc: Rpc, snapshot: Snapshot) -> None:
