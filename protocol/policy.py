@@ -7,9 +7,9 @@ declares on chain, and then nothing is left but no. The first that speaks decide
 import math
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from contracts_abi.model import Address, LicenceSignal, Token
 from protocol.canonical import Document
@@ -106,10 +106,35 @@ class CollectionRule(Document):
 
 
 class AdminRole(Document):
-    """Who may start rounds: holders of an AccessControl role, asked of the chain at the time of the act."""
+    """Admins are the holders of an AccessControl role, asked of the chain at the time of the act."""
 
     contract: Address
     role: Annotated[str, Field(pattern=r"^0x[0-9a-f]{64}$")] = "0x" + "00" * 32
+
+
+class AdminSafe(Document):
+    """The admin is the DAO's own contract wallet: what it does, as many of its owners sign as it asks for."""
+
+    safe: Address
+
+
+class AdminWallets(Document):
+    """Admins are these wallets."""
+
+    wallets: Annotated[tuple[Address, ...], Field(min_length=1)]
+
+
+def _kind_of_admin(value: Any) -> str:
+    """Which of the three a document means, by its fields, so that an error names the field and not all three kinds."""
+    names = value if isinstance(value, Mapping) else type(value).model_fields if isinstance(value, Document) else ()
+    return next((kind for kind in ("safe", "wallets") if kind in names), "contract")
+
+
+Admin = Annotated[
+    Annotated[AdminRole, Tag("contract")] | Annotated[AdminSafe, Tag("safe")] | Annotated[AdminWallets, Tag("wallets")],
+    Discriminator(_kind_of_admin),
+]
+"""Who may start rounds and end what was contributed."""
 
 
 class Policy(Document):
@@ -119,7 +144,7 @@ class Policy(Document):
     dao: str
     purpose: str
     chain_id: int
-    admin: AdminRole
+    admin: Admin
     collections: tuple[CollectionRule, ...]
     tokens: tuple[TokenRule, ...] = ()
     accept_holder_warrant: bool = False

@@ -212,6 +212,7 @@ def _account(one: LiveContribution, total: int, made: Candidates) -> MergedContr
         member=one.grant.member,
         grant=one.grant,
         grant_signature=one.grant_signature,
+        signed_at=one.signed_at,
         header=one.header,
         signature=one.signature,
         weight=account.weight,

@@ -90,6 +90,7 @@ def test_a_start_of_a_round_binds_its_whole_plan() -> None:
         policy_hash=HASH,
         base_hash=HASH,
         nonce="12345678",
+        expires=2_000_000_000,
     )
     signature = sign(order, MEMBER.key.hex())
     longer = order.model_copy(update={"plan": RoundPlan(steps=161)})
