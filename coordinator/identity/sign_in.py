@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import siwe
 from eth_utils.address import to_checksum_address
-from sqlalchemy import update
+from sqlalchemy import delete, update
 from sqlalchemy.orm import Session
 
 from contracts_abi.model import Address
@@ -48,7 +48,8 @@ class SignIn:
 
 
 def give_nonce(session: Session, secret: str, now: int, seconds: int = NONCE_SECONDS) -> str:
-    """A fresh nonce, good once, for ``seconds``, and for whoever has ``secret``."""
+    """A fresh nonce, good once, for ``seconds``, and for whoever has ``secret``. Those of the past are forgotten."""
+    session.execute(delete(NonceRow).where(NonceRow.expires < now))
     nonce = str(siwe.generate_nonce())
     session.add(NonceRow(value=_bound(nonce, secret), expires=now + seconds))
     return nonce

@@ -8,6 +8,8 @@ import pytest
 from conftest import Chain
 from eth_abi.abi import encode
 from eth_account import Account
+from eth_utils.abi import function_signature_to_4byte_selector
+from loopback import Server
 from web3.contract import Contract
 
 from contracts_abi.rpc import Rpc
@@ -121,6 +123,26 @@ def test_what_is_no_wallet_accepts_nothing(chain: Chain) -> None:
     echo = "0x" + "0" * 39 + "4"  # the precompile that answers with what it was asked
     for account in (chain.alice.address, chain.cc0.address, echo):
         assert not accepts(chain, account, "0x" + "11" * 65)
+
+
+def answering(chain: Chain, runtime: bytes) -> str:
+    """The address of a contract of this code."""
+    creation = bytes.fromhex(f"61{len(runtime):04x}80600c6000396000f3") + runtime
+    [receipt] = chain.admin.send([{"data": "0x" + creation.hex()}])
+    assert chain.rpc.call("eth_getCode", receipt["contractAddress"], "latest") == "0x" + runtime.hex()
+    return str(receipt["contractAddress"])
+
+
+def test_a_wallet_that_sends_us_elsewhere_or_never_ends_is_no_wallet_and_is_not_followed(chain: Chain) -> None:
+    with Server(lambda path, query: (200, {}, b"{}")) as elsewhere:
+        lookup = function_signature_to_4byte_selector("OffchainLookup(address,string[],bytes,bytes4,bytes)")
+        kinds = ["address", "string[]", "bytes", "bytes4", "bytes"]
+        error = lookup + encode(kinds, [chain.cc0.address, [f"{elsewhere.url}/{{data}}"], b"", b"\0" * 4, b""])
+        reverts = bytes.fromhex(f"61{len(error):04x}600e60003961{len(error):04x}6000fd")
+        ends_never = bytes.fromhex("5b600056")
+        for runtime in (reverts + error, ends_never):
+            assert not accepts(chain, answering(chain, runtime), "0x" + "11" * 65)
+        assert elsewhere.asked == []
 
 
 def test_a_node_that_is_down_or_has_lost_the_block_says_nothing_about_a_signature(
