@@ -42,7 +42,7 @@ from protocol.contribution import ScoreTask, TrainTask
 from protocol.errors import ContributionRefused
 from protocol.grant import WARRANT, Grant, RoundPlan, StartRound, sign
 from protocol.manifest import Manifest
-from protocol.policy import AdminRole, CollectionRule, Policy
+from protocol.policy import AdminRole, CollectionRule, Policy, Weights
 
 pytestmark = pytest.mark.slow
 
@@ -387,7 +387,7 @@ def test_under_a_changed_policy_old_grants_are_refused_and_not_asked(here: Coord
     for key in (ALICE, BOB):
         here.join(key)
     signed_before = here.grant(ALICE, (here.chain.token(here.chain.cc0, 0),), warrant="")
-    here.policy = here.policy.model_copy(update={"weights": "per-token"})
+    here.policy = here.policy.model_copy(update={"weights": Weights.PER_TOKEN})
     (here.folder / "policy.json").write_bytes(here.policy.canonical())
     here.service.database.close()
     settings = CoordinatorSettings.load(here.folder / "coordinator.toml")
