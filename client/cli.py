@@ -25,6 +25,7 @@ from client.node.supernode import SuperNodeProcess
 from client.options import Home, Keystore, RpcUrl, ask_password
 from client.progress import ProgressTail
 from client.pull.fetch import fetch_release
+from client.revoke import revoke
 from client.wallet.consent import consent_panel, verdict_table
 from client.wallet.grant import StoredGrant, build_grant, require_policy
 from client.wallet.key import Wallet, load_wallet
@@ -123,7 +124,14 @@ def pull(
     console.print(f"[green]Verified:[/] {escape(manifest.dao)}, round {manifest.round_id} ({manifest.kind})")
     console.print(f"{len(manifest.contributions)} contributions by {members} members, {manifest.licence}")
     for removal in manifest.removals:
-        console.print(f"Removed: {removal.token}: {escape(removal.reason)}", highlight=False)
+        what = removal.token or f"contribution {removal.contribution_id}"
+        console.print(f"Removed: {what}: {escape(removal.reason)}", highlight=False)
+    for one in manifest.unproven:
+        console.print(
+            f"[yellow]Not checked:[/] {one.member} is a contract wallet; whether it signed its grant, only chain "
+            f"{one.grant.chain_id} can say.",
+            highlight=False,
+        )
     console.print(
         f"Files are in {folder}. In diffusers: pipe.load_lora_weights({str(folder)!r})", highlight=False, soft_wrap=True
     )
@@ -131,6 +139,7 @@ def pull(
 
 app.command()(adapter)
 app.command()(train)
+app.command()(revoke)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """The coordinator's HTTP API as the member's side calls it: typed answers, one kind of error."""
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from client.wallet.key import Wallet
 from client.wallet.sign_in import require_own_domain, sign_in_message
 from contracts_abi.model import Address, Snapshot
+from protocol.acts import RevokeGrant
 from protocol.errors import BadInput, CoterieError, Unreachable
 from protocol.grant import Grant, Hash
 from protocol.policy import Policy, Verdict
@@ -90,6 +92,12 @@ class Release(_Answer):
     """Whether something that it was made from has ended since."""
 
 
+class _ShownGrant(_Answer):
+    """``GET /api/v1/grants/<id>``."""
+
+    grant: Grant
+
+
 class CoordinatorApi:
     """One coordinator. Every method raises the ``CoterieError`` that the coordinator answered with, or Unreachable."""
 
@@ -130,6 +138,21 @@ class CoordinatorApi:
     def releases(self) -> list[Release]:
         """All releases, newest first."""
         return [_read(Release, entry) for entry in self._get("releases")]
+
+    def grant(self, grant_id: str) -> Grant:
+        """A grant that the coordinator has; NotFound when there is none with this id."""
+        if not re.fullmatch(r"[0-9a-f]{16}", grant_id):
+            raise BadInput(f"{grant_id[:40]} is no grant's id.", "It has 16 hexadecimal digits.")
+        shown = _read(_ShownGrant, self._get(f"grants/{grant_id}"))
+        if shown.grant.grant_id != grant_id:
+            raise Unreachable(f"The coordinator answered with another grant than {grant_id}.", "Tell the DAO.")
+        return shown.grant
+
+    def revoke(self, order: RevokeGrant, signature: str) -> str | None:
+        """Hand in a signed revocation; the id of the round that makes the model again, where one opens."""
+        body = {"revoke_grant": order.model_dump(mode="json"), "signature": signature}
+        removal = self._post(f"grants/{order.subject}/revocation", body)["removal_round"]
+        return None if removal is None else str(removal)
 
     def _get(self, path: str) -> Any:
         return self._call("GET", path, None)

@@ -6,7 +6,7 @@ answer raises Unreachable, a block that is no longer in the chain raises Conflic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from eth_abi.abi import decode as abi_decode
@@ -42,6 +42,11 @@ def ask(rpc: Rpc, calls: Sequence[Call], snapshot: Snapshot, gas: int | None = C
     limit = {"gas": hex(gas)} if gas else {}
     asked = [({"to": to, "data": calldata(signature, arguments), **limit},) for to, signature, arguments in calls]
     return _pinned(rpc, "eth_call", asked, snapshot)
+
+
+def calls_at(rpc: Rpc, transactions: Sequence[Mapping[str, str]], snapshot: Snapshot) -> list[Any]:
+    """What ``eth_call`` answers to each transaction at ``snapshot``, CallReverted where a contract gives no answer."""
+    return _pinned(rpc, "eth_call", [(transaction,) for transaction in transactions], snapshot)
 
 
 def codes(rpc: Rpc, addresses: Sequence[str], snapshot: Snapshot) -> list[bytes]:

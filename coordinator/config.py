@@ -54,6 +54,8 @@ class CoordinatorSettings(BaseSettings):
     keep_sums: bool = False
     """Keep a merge's sums on the disk, so that the next one reads only what differs."""
     web_workers: Annotated[int, Field(ge=1)] = 2
+    sign_in_seconds: Annotated[int, Field(ge=60, le=3600)] = 600
+    """How long a nonce is good, and how old a sign-in message may be."""
 
     @classmethod
     def settings_customise_sources(

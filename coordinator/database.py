@@ -31,7 +31,7 @@ class Base(DeclarativeBase):
 
 
 class NonceRow(Base):
-    """A sign-in nonce: given out once, taken back once."""
+    """A sign-in nonce: given out once, taken back once. ``value`` is its hash with the asker's secret."""
 
     __tablename__ = "nonces"
 
@@ -193,6 +193,23 @@ class ReleaseRow(Base):
     parent: Mapped[str | None]
     manifest: Mapped[str]
     published_at: Mapped[int]
+
+
+class ActRow(Base):
+    """An order that was carried out (a cancel, a removal, a revocation), as it was signed."""
+
+    __tablename__ = "acts"
+
+    nonce: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    actor: Mapped[str]
+    subject: Mapped[str] = mapped_column(index=True)
+    """The id of what it was done to."""
+    document: Mapped[str]
+    signature: Mapped[str]
+    snapshot: Mapped[str]
+    """The block at which the signature held and the actor had the right."""
+    done_at: Mapped[int]
 
 
 class EventRow(Base):

@@ -10,7 +10,7 @@ from eth_account import Account
 from eth_account.messages import encode_defunct
 
 from protocol.errors import BadInput
-from protocol.grant import Grant, sign
+from protocol.grant import Grant, Signable, sign
 
 VARIABLE = "COTERIE_WALLET_KEY"
 
@@ -34,6 +34,10 @@ class Wallet:
         """EIP-191 ``personal_sign``, 0x-prefixed 65 bytes."""
         signed = Account.sign_message(encode_defunct(text=text), self._key)
         return "0x" + bytes(signed.signature).hex()
+
+    def sign_order(self, order: Signable) -> str:
+        """EIP-712, 0x-prefixed 65 bytes."""
+        return sign(order, self._key)
 
     def sign_grant(self, grant: Grant) -> str:
         """EIP-712, 0x-prefixed 65 bytes."""

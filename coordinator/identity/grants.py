@@ -7,8 +7,10 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from contracts_abi.model import Address, Snapshot
+from contracts_abi.signatures import AskWallet
 from coordinator.database import GrantRow
 from coordinator.rounds import events
+from coordinator.rounds.acts import revoked_at
 from protocol.errors import Conflict, NotAllowed, NotFound
 from protocol.grant import WARRANT, Grant, require_signer
 from protocol.policy import Policy, Verdict
@@ -24,9 +26,17 @@ class SignedGrant(BaseModel):
 
 
 def check_grant(
-    signed: SignedGrant, wallet: Address, policy: Policy, base_hash: str, verdicts: Iterable[Verdict], now: int
+    signed: SignedGrant,
+    wallet: Address,
+    policy: Policy,
+    base_hash: str,
+    verdicts: Iterable[Verdict],
+    now: int,
+    ask_wallet: AskWallet | None = None,
 ) -> None:
     """Everything but whether it fits the grants that are there. ``verdicts`` are on the granted tokens, asked now.
+
+    ``ask_wallet`` is asked about the signatures of contract wallets; without it, they are refused.
 
     Raises:
         NotAllowed: with the first thing that is wrong.
@@ -47,7 +57,7 @@ def check_grant(
             )
     if not now < grant.expires <= now + MAX_SECONDS:
         raise NotAllowed("A grant ends in the future, and within a year.", "Choose another end and sign again.")
-    require_signer(grant, signed.signature, wallet)
+    require_signer(grant, signed.signature, wallet, ask_wallet)
     _check_tokens(grant, policy, list(verdicts))
 
 
@@ -55,9 +65,11 @@ def store_grant(session: Session, signed: SignedGrant, node_id: int, snapshot: S
     """Write the grant; it replaces the member's older one. The same grant again changes nothing.
 
     Raises:
-        Conflict: the node key is in another member's grant.
+        Conflict: the node key is in another member's grant, or the member has revoked this one.
     """
     grant = signed.grant
+    if revoked_at(session, grant.grant_id) is not None:
+        raise Conflict("This grant was revoked.", "Sign a new one to take part again.")
     if session.get(GrantRow, grant.grant_id):
         return grant.grant_id
     require_free_key(session, grant)

@@ -26,15 +26,18 @@ from coordinator.database import (
 )
 from coordinator.eligibility.once import each_token_once
 from coordinator.rounds import budget, events, sums
+from coordinator.rounds.acts import note_act, revoked_at
 from coordinator.rounds.checks import Layers, Terms, check
 from coordinator.rounds.files import store_folder
 from coordinator.rounds.queries import (
     active_round,
     admitted_tokens,
+    awaited_parts,
     contributed_grants,
     epoch_of,
     expected_grants,
     latest_release,
+    live_under,
     live_verdicts,
     mergeable,
     merged_ids,
@@ -62,6 +65,7 @@ from coordinator.rounds.transitions import (
     require_allowed,
 )
 from coordinator.watching.lapses import Lapse, Watched
+from protocol.acts import CancelRound, RemoveContribution, RevokeGrant
 from protocol.canonical import sha256
 from protocol.contribution import (
     Candidate,
@@ -73,7 +77,7 @@ from protocol.contribution import (
     TrainTask,
     candidates_hash,
 )
-from protocol.errors import Conflict, ContributionRefused, NotAllowed
+from protocol.errors import Conflict, ContributionRefused, NotAllowed, NotFound
 from protocol.grant import Grant, RoundPlan, StartRound
 from protocol.manifest import Manifest, Removal
 from protocol.masking import LEAST_MEMBERS
@@ -81,6 +85,7 @@ from protocol.modes import Mode, PrivacySpent
 from protocol.policy import Policy, Verdict, release_terms
 
 ADAPTER, STATISTICS = "adapter.safetensors", "statistics.safetensors"
+REVOKED = "The member revoked the grant."
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,8 @@ class LiveContribution:
     signature: str
     grant: Grant
     grant_signature: str
+    signed_at: Snapshot
+    """The block at which the grant's signature was checked."""
     weight: int
     verdicts: tuple[Verdict, ...]
     """On the tokens it was trained on, in the header's order."""
@@ -197,42 +204,63 @@ class Ledger:
     def end_contributions(self, lapses: Collection[Lapse], snapshot: Snapshot) -> str | None:
         """Contributions die; when the newest release holds one of them, a removal round opens: its id."""
         with self._database.writing() as session:
-            died = [lapse for lapse in lapses if self._end(session, lapse, snapshot)]
-            release = latest_release(session)
-            if release is None or active_round(session, RoundKind.REMOVAL):
-                return None
-            parent = round_row(session, release.round_id)
-            removed = {lapse.contribution_id for lapse in died} & set(merged_ids(parent))
-            if not removed:
-                return None
-            if _plan(parent).mode is Mode.SECAGG:
-                self._note(
-                    session,
-                    "release.outdated",
-                    "The newest release is a secret sum with a contribution that is no longer live. It cannot be taken "
-                    "out: start a new round.",
-                    cid=release.cid,
-                    contributions=sorted(removed),
-                )
-                return None
-            number = next_number(session)
-            row = self._add_round(
-                session,
-                RoundKind.REMOVAL,
-                sha256(f"removal {number} {release.cid}".encode())[:16],
-                _plan(parent),
-                parent.base_hash,
-                snapshot,
-            )
-            row.policy_hash, row.deadline = parent.policy_hash, self._now()
-            self._note(
-                session,
-                "round.opened",
-                f"A removal round opened: {len(removed)} contributions of the newest release are no longer live.",
-                round_id=row.round_id,
-                contributions=sorted(removed),
-            )
-            return row.round_id
+            return self._end_all(session, lapses, snapshot)
+
+    # Acts ---------------------------------------------------------------------------------------------------------
+
+    def cancel(self, order: CancelRound, signature: str, snapshot: Snapshot) -> None:
+        """End a training round by an admin's checked order.
+
+        Raises:
+            Conflict: the order was used before, the round has ended, or it is a removal.
+            NotFound: there is no such round.
+        """
+        with self._database.writing() as session:
+            note_act(session, order, signature, snapshot, self._now())
+            row = round_row(session, order.round_id)
+            if row.kind != RoundKind.TRAINING:
+                raise Conflict("A removal is not cancelled: what it takes out has ended.", "Let it come to its end.")
+            self._move(session, row, Step(RoundState.CANCELLED, f"{order.admin} cancelled it: {order.reason}"))
+
+    def remove(self, order: RemoveContribution, signature: str, snapshot: Snapshot) -> str | None:
+        """A contribution dies by an admin's checked order; the id of the removal round, where one opens.
+
+        Raises:
+            Conflict: the order was used before, or the contribution is not live.
+            NotFound: there is no such contribution.
+        """
+        with self._database.writing() as session:
+            note_act(session, order, signature, snapshot, self._now())
+            row = session.get(ContributionRow, order.contribution_id)
+            if row is None:
+                raise NotFound(f"There is no contribution {order.contribution_id}.")
+            if row.state != "live":
+                raise Conflict(f"Contribution {row.contribution_id} is {row.state} already.")
+            reason = f"{order.admin} removed it: {order.reason}"
+            return self._end_all(session, [Lapse(row.contribution_id, row.member, None, reason)], snapshot)
+
+    def revoke(self, order: RevokeGrant, signature: str, snapshot: Snapshot) -> str | None:
+        """A grant and all that is live under it end by its member's checked order; the removal round's id, if any.
+
+        Raises:
+            Conflict: the order was used before, or the grant is revoked already.
+            NotFound: there is no such grant.
+        """
+        with self._database.writing() as session:
+            grant = session.get(GrantRow, order.subject)
+            if grant is None:
+                raise NotFound(f"There is no grant {order.subject}.")
+            if revoked_at(session, grant.grant_id) is not None:
+                raise Conflict(f"Grant {grant.grant_id} is revoked already.")
+            note_act(session, order, signature, snapshot, self._now())
+            grant.replaced = True
+            self._note(session, "grant.revoked", f"{grant.member} revoked a grant.", grant_id=grant.grant_id)
+            live = live_under(session, grant.grant_id)
+            lapses = [Lapse(one.contribution_id, one.member, None, REVOKED) for one in live]
+            removal = self._end_all(session, lapses, snapshot)
+            for part in awaited_parts(session, grant.grant_id):
+                self._give_up(session, part, REVOKED)
+            return removal
 
     def snapshots(self) -> dict[str, Snapshot]:
         """Round id → snapshot, of the rounds that have not ended."""
@@ -574,12 +602,12 @@ class Ledger:
                 Removal(
                     contribution_id=row.contribution_id,
                     member=row.member,
-                    token=Token.parse(row.lapsed_token),
+                    token=Token.parse(row.lapsed_token) if row.lapsed_token else None,
                     block=Snapshot.model_validate_json(row.lapsed_at),
                     reason=row.reason or "",
                 )
                 for row in released(session)
-                if row.state == "dead" and row.lapsed_token and row.lapsed_at
+                if row.state == "dead" and row.lapsed_at
             )
 
     # The parts of a transaction -----------------------------------------------------------------------------------
@@ -589,6 +617,44 @@ class Ledger:
 
     def _note(self, session: Session, kind: str, message: str, **facts: object) -> None:
         events.append(session, self._now(), kind, message, **facts)  # type: ignore[arg-type]
+
+    def _end_all(self, session: Session, lapses: Collection[Lapse], snapshot: Snapshot) -> str | None:
+        died = [lapse for lapse in lapses if self._end(session, lapse, snapshot)]
+        release = latest_release(session)
+        if release is None or active_round(session, RoundKind.REMOVAL):
+            return None
+        parent = round_row(session, release.round_id)
+        removed = {lapse.contribution_id for lapse in died} & set(merged_ids(parent))
+        if not removed:
+            return None
+        if _plan(parent).mode is Mode.SECAGG:
+            self._note(
+                session,
+                "release.outdated",
+                "The newest release is a secret sum with a contribution that is no longer live. It cannot be taken "
+                "out: start a new round.",
+                cid=release.cid,
+                contributions=sorted(removed),
+            )
+            return None
+        number = next_number(session)
+        row = self._add_round(
+            session,
+            RoundKind.REMOVAL,
+            sha256(f"removal {number} {release.cid}".encode())[:16],
+            _plan(parent),
+            parent.base_hash,
+            snapshot,
+        )
+        row.policy_hash, row.deadline = parent.policy_hash, self._now()
+        self._note(
+            session,
+            "round.opened",
+            f"A removal round opened: {len(removed)} contributions of the newest release are no longer live.",
+            round_id=row.round_id,
+            contributions=sorted(removed),
+        )
+        return row.round_id
 
     def _add_round(
         self, session: Session, kind: RoundKind, round_id: str, plan: RoundPlan, base_hash: str, snapshot: Snapshot
@@ -689,6 +755,8 @@ class Ledger:
             raise Conflict(f"The round does not take this grant's contribution: {part.reason}")
         if header.grant_id in contributed_grants(session, round_id):
             raise Conflict("The round has a contribution of this grant already.")
+        if revoked_at(session, header.grant_id) is not None:  # between the admin's order and the round's opening
+            raise Conflict("The member has revoked this grant.")
         row = add_contribution(session, contribution, header.grant_id, "live", None, self._now())
         part.reason = None
         self._note(
@@ -750,14 +818,15 @@ class Ledger:
         if row.state != "live":
             return False
         row.state, row.reason = "dead", lapse.reason
-        row.lapsed_token, row.lapsed_at = str(lapse.token), snapshot.model_dump_json()
+        row.lapsed_token = str(lapse.token) if lapse.token else None
+        row.lapsed_at = snapshot.model_dump_json()
         self._note(
             session,
             "contribution.died",
             lapse.reason,
             contribution_id=row.contribution_id,
             member=row.member,
-            token=str(lapse.token),
+            token=row.lapsed_token,
             snapshot=snapshot.model_dump(mode="json"),
         )
         part = session.get_one(RoundGrantRow, (row.round_id, row.grant_id))
@@ -774,6 +843,7 @@ class Ledger:
             signature=row.signature,
             grant=Grant.model_validate_json(grant.document),
             grant_signature=grant.signature,
+            signed_at=Snapshot.model_validate_json(grant.snapshot),
             weight=self._policy.weight_of(len(admitted_tokens(session, row.round_id, row.grant_id))),
             verdicts=verdicts_of(session, row),
             adapter=folder / ADAPTER,

@@ -165,6 +165,21 @@ def released(session: Session) -> list[ContributionRow]:
     return [session.get_one(ContributionRow, one) for one in merged]
 
 
+def live_under(session: Session, grant_id: str) -> list[ContributionRow]:
+    """What is live of what was contributed under a grant, by id."""
+    query = select(ContributionRow).where(ContributionRow.grant_id == grant_id, ContributionRow.state == "live")
+    return list(session.scalars(query.order_by(ContributionRow.contribution_id)))
+
+
+def awaited_parts(session: Session, grant_id: str) -> Sequence[RoundGrantRow]:
+    """The parts in which a round that still gathers waits for this grant's contribution, or has it."""
+    return session.scalars(
+        select(RoundGrantRow)
+        .join(RoundRow, RoundRow.round_id == RoundGrantRow.round_id)
+        .where(RoundGrantRow.grant_id == grant_id, RoundGrantRow.expected, RoundRow.state.in_(GATHERING))
+    ).all()
+
+
 def node_keys(session: Session, grant_ids: Collection[str]) -> frozenset[str]:
     """The keys that these grants name."""
     return frozenset(session.scalars(select(GrantRow.node_key).where(GrantRow.grant_id.in_(grant_ids))))

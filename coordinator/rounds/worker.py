@@ -277,6 +277,7 @@ def _account(
         member=one.grant.member,
         grant=one.grant,
         grant_signature=one.grant_signature,
+        signed_at=one.signed_at,
         header=one.header,
         signature=one.signature,
         weight=account.weight,

@@ -32,11 +32,12 @@ class Watched:
 
 @dataclass(frozen=True)
 class Lapse:
-    """A contribution that is no longer live, and the first token that ended it."""
+    """A contribution that is no longer live, and why."""
 
     contribution_id: str
     member: Address
-    token: Token
+    token: Token | None
+    """The first token that ended it; None where it was ended by name, not by a sale."""
     reason: str
 
 

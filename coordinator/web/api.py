@@ -1,23 +1,29 @@
 """The JSON API, version 1. Errors are ``application/problem+json`` (RFC 9457)."""
 
+import json
 from typing import TypeVar
 
 from flask import Blueprint, Response, jsonify, request
 from pydantic import BaseModel, ValidationError
 
 from contracts_abi.model import Address
+from contracts_abi.signatures import at_block
 from coordinator.eligibility.verdicts import denied_of, opening_verdicts, recheck, take_snapshot, verdicts_for
 from coordinator.identity import grants, sign_in
 from coordinator.identity.admin import require_admin
 from coordinator.rounds import events
+from coordinator.rounds.acts import revoked_at
 from coordinator.rounds.ledger import Part
 from coordinator.web import views
+from coordinator.web.asking import asker, fresh_nonce
 from coordinator.web.service import Service, service
 from protocol import node_key
+from protocol.acts import require_current
 from protocol.errors import BadInput, NotAllowed, NotFound, NotSignedIn
 from protocol.grant import StartRound, require_signer
 
-MAX_SIGN_IN_BODY = 2048
+MAX_SIGN_IN_BODY = 8192
+"""The message has 2 kB of it at most; the rest is for the signature of a wallet that is not deployed yet (ERC-6492)."""
 api = Blueprint("api", __name__, url_prefix="/api/v1")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -52,9 +58,7 @@ def dao() -> Response:
 
 @api.get("/nonce")
 def nonce() -> Response:
-    here = service()
-    with here.database.writing() as session:
-        return jsonify(nonce=sign_in.give_nonce(session, here.now()))
+    return jsonify(nonce=fresh_nonce(service()))
 
 
 @api.post("/session")
@@ -62,10 +66,11 @@ def open_session() -> Response:
     if (request.content_length or MAX_SIGN_IN_BODY + 1) > MAX_SIGN_IN_BODY:
         raise BadInput(f"A sign-in has at most {MAX_SIGN_IN_BODY} bytes and says how many it has.")
     here, asked = service(), _body(SignInRequest)
-    terms = sign_in.SignInTerms(here.settings.domain, here.settings.public_uri, here.policy.chain_id)
-    signed = sign_in.verify(asked.message, asked.signature, terms, here.now())
+    settings = here.settings
+    terms = sign_in.SignInTerms(settings.domain, settings.public_uri, here.policy.chain_id, settings.sign_in_seconds)
+    signed = sign_in.verify(asked.message, asked.signature, terms, here.now(), here.ask_wallet)
     with here.database.writing() as session:
-        token, expires = sign_in.open_session(session, signed, here.now())
+        token, expires = sign_in.open_session(session, signed, asker(here), here.now())
     return jsonify(token=token, wallet=signed.wallet, expires=expires)
 
 
@@ -94,7 +99,7 @@ def give_grant() -> tuple[Response, int]:
     wallet, rpc = _signed_in(here), here.rpc
     snapshot = take_snapshot(rpc, here.policy)
     found = recheck(rpc, here.policy, signed.grant, snapshot)
-    grants.check_grant(signed, wallet, here.policy, here.base_hash, found, here.now())
+    grants.check_grant(signed, wallet, here.policy, here.base_hash, found, here.now(), at_block(rpc, snapshot))
     with here.database.reading() as session:
         grants.require_free_key(session, signed.grant)
     node_id = here.register_node(node_key.public_pem(signed.grant.node_key))
@@ -112,7 +117,9 @@ def show_grant(grant_id: str) -> Response:
             grant=grant.model_dump(mode="json"),
             signature=row.signature,
             given_at=row.given_at,
+            signed_at=json.loads(row.snapshot),
             replaced=row.replaced,
+            revoked_at=revoked_at(session, grant_id),
         )
 
 
@@ -121,9 +128,10 @@ def start_round() -> tuple[Response, int]:
     here, asked = service(), _body(StartRoundRequest)
     order = asked.start_round
     _require_ours(here, order)
-    require_signer(order, asked.signature, order.admin)
+    require_current(order, here.policy.dao, here.policy.chain_id, here.now())
     rpc = here.rpc
     snapshot = take_snapshot(rpc, here.policy)
+    require_signer(order, asked.signature, order.admin, at_block(rpc, snapshot))
     require_admin(rpc, here.policy, order.admin, snapshot)
     with here.database.reading() as session:
         live = grants.live_grants(session, order.policy_hash, order.base_hash, here.now())
@@ -173,8 +181,6 @@ def list_events() -> Response:
 
 def _require_ours(here: Service, order: StartRound) -> None:
     for what, said, meant in (
-        ("DAO", order.dao, here.policy.dao),
-        ("chain", order.chain_id, here.policy.chain_id),
         ("policy", order.policy_hash, here.policy.digest()),
         ("base", order.base_hash, here.base_hash),
     ):

@@ -5,13 +5,16 @@ from flask import Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
 
 from coordinator.config import CoordinatorSettings
+from coordinator.web.acts import acts
 from coordinator.web.api import api
 from coordinator.web.gateway import gateway
 from coordinator.web.pages import pages
 from coordinator.web.service import RegisterNode, Service
-from protocol.errors import CoterieError
+from protocol.errors import CoterieError, Unreachable
 
 MAX_BODY = 1 << 20
+RETRY_SECONDS = 10
+"""What whoever asked is told to wait, when something that the answer needs does not answer itself."""
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "X-Content-Type-Options": "nosniff",
@@ -32,6 +35,7 @@ def create_app(settings: CoordinatorSettings, register_node: RegisterNode | None
     app.extensions["coterie"] = Service(settings, register_node)
     for blueprint in (api, gateway, pages):
         app.register_blueprint(blueprint)
+    app.register_blueprint(acts)
     app.add_url_rule("/healthz", "healthz", lambda: jsonify(status="ok"))
     app.register_error_handler(CoterieError, _problem)
     app.register_error_handler(HTTPException, _http_problem)
@@ -41,7 +45,10 @@ def create_app(settings: CoordinatorSettings, register_node: RegisterNode | None
 
 
 def _problem(error: CoterieError) -> Response:
-    return _answer(error.status, error.code, error.message, error.hint)
+    answer = _answer(error.status, error.code, error.message, error.hint)
+    if isinstance(error, Unreachable):
+        answer.headers["Retry-After"] = str(RETRY_SECONDS)
+    return answer
 
 
 def _http_problem(error: HTTPException) -> Response:

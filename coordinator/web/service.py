@@ -7,10 +7,13 @@ from typing import cast
 
 from flask import current_app
 
+from contracts_abi.model import Address
 from contracts_abi.ownership.discovery import Sources
 from contracts_abi.rpc import Rpc
+from contracts_abi.signatures import wallet_accepts
 from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
+from coordinator.eligibility.verdicts import take_snapshot
 from coordinator.releases.store import CarStore
 from coordinator.rounds.ledger import Ledger
 from coordinator.wiring import SuperLinkAddress, ledger_of, sources_of, superlink_address, superlink_control
@@ -41,6 +44,11 @@ class Service:
     def rpc(self) -> Rpc:
         """A connection of its own for every use, because sessions of ``requests`` are not shared between threads."""
         return Rpc(self.settings.rpc_url)
+
+    def ask_wallet(self, account: Address, digest: bytes, signature: bytes) -> bool:
+        """Whether a contract wallet accepts a signature at the newest finalized block; see ``AskWallet``."""
+        rpc = self.rpc
+        return wallet_accepts(rpc, account, digest, signature, take_snapshot(rpc, self.policy))
 
     @cached_property
     def sources(self) -> Sources:

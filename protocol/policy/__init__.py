@@ -6,6 +6,8 @@ reason. No I/O, no clock.
 
 from protocol.policy.document import (
     AdminRole,
+    AdminSafe,
+    AdminWallets,
     CollectionRule,
     CustomLicence,
     Policy,
@@ -23,6 +25,8 @@ from protocol.policy.rules import Facts, Held, Rule, Verdict, judge, within_cap
 __all__ = [
     "LICENCES",
     "AdminRole",
+    "AdminSafe",
+    "AdminWallets",
     "CollectionRule",
     "CustomLicence",
     "Duty",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from contracts_abi.model import Address, Token
 from contracts_abi.ownership.terms import Ownership
-from protocol.canonical import Growing
+from protocol.canonical import Document, Growing
 from protocol.errors import NotAllowed
 from protocol.modes import Mode
 from protocol.policy.duties import Duty, DutyKind
@@ -89,10 +89,35 @@ class CollectionRule(Growing):
 
 
 class AdminRole(Growing):
-    """Who may start rounds: holders of an AccessControl role, asked of the chain at the time of the act."""
+    """Admins are the holders of an AccessControl role, asked of the chain at the time of the act."""
 
     contract: Address
     role: Annotated[str, Field(pattern=r"^0x[0-9a-f]{64}$")] = "0x" + "00" * 32
+
+
+class AdminSafe(Document):
+    """The admin is the DAO's own contract wallet: what it does, as many of its owners sign as it asks for."""
+
+    safe: Address
+
+
+class AdminWallets(Document):
+    """Admins are these wallets."""
+
+    wallets: Annotated[tuple[Address, ...], Field(min_length=1)]
+
+
+def _kind_of_admin(value: Any) -> str:
+    """Which of the three a document means, by its fields, so that an error names the field and not all three kinds."""
+    names = value if isinstance(value, Mapping) else type(value).model_fields if isinstance(value, Document) else ()
+    return next((kind for kind in ("safe", "wallets") if kind in names), "contract")
+
+
+Admin = Annotated[
+    Annotated[AdminRole, Tag("contract")] | Annotated[AdminSafe, Tag("safe")] | Annotated[AdminWallets, Tag("wallets")],
+    Discriminator(_kind_of_admin),
+]
+"""Who may start rounds and end what was contributed."""
 
 
 class Policy(Growing):
@@ -117,7 +142,7 @@ class Policy(Growing):
     dao: str
     purpose: str
     chain_id: int
-    admin: AdminRole
+    admin: Admin
     collections: tuple[CollectionRule, ...]
     tokens: tuple[TokenRule, ...] = ()
     accept_holder_warrant: bool = False

@@ -145,6 +145,7 @@ class Dao:
             policy_hash=POLICY.digest(),
             base_hash=self.service.base_hash,
             nonce=f"order-{self.now}",
+            expires=self.now + 600,
         )
         parts = [
             Part(grant, tuple(map(self.verdict, (*grant.tokens, *(denied if i == 0 else ())))))

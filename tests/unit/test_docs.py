@@ -18,6 +18,7 @@ from client.config import MemberSettings
 from coordinator.cli import app as dao_commands
 from coordinator.config import CoordinatorSettings
 from coordinator.web.app import create_app
+from protocol.acts import CancelRound, RemoveContribution, RevokeGrant
 from protocol.contribution import ContributionHeader
 from protocol.grant import Grant, RoundPlan, StartRound
 from protocol.manifest import Manifest
@@ -183,9 +184,15 @@ def test_the_typed_data_is_documented_field_by_field() -> None:
         dao="", chain_id=1, member="", purpose="", tokens=(), node_key="", policy_hash=HASH, base_hash=HASH, expires=0
     )
     order = StartRound.model_construct(
-        dao="", chain_id=1, admin="", plan=RoundPlan(), policy_hash=HASH, base_hash=HASH, nonce=""
+        dao="", chain_id=1, admin="", plan=RoundPlan(), policy_hash=HASH, base_hash=HASH, nonce="", expires=1
     )
-    for name, document in (("Grant", grant), ("StartRound", order)):
+    head = {"dao": "", "chain_id": 1, "nonce": "", "expires": 1}
+    acts = (
+        CancelRound.model_construct(**head, admin="", round_id="", reason=""),
+        RemoveContribution.model_construct(**head, admin="", contribution_id="", reason=""),
+        RevokeGrant.model_construct(**head, member="", grant_hash=HASH),
+    )
+    for name, document in (("Grant", grant), ("StartRound", order), *((type(act).__name__, act) for act in acts)):
         section = PAGES["protocol.md"].split(f"**{name}**")[1].split("\n\n")[1]
         rows = re.findall(r"^\| (`[^|]+) \| (\w+(?:\[\])?) \|", section, re.M)
         documented = [(field, kind) for names, kind in rows for field in re.findall(r"`(\w+)`", names)]
