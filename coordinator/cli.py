@@ -162,6 +162,7 @@ def check_policy(
     """Show the verdict on each of a wallet's tokens, and why."""
     from eth_utils.address import is_address, to_checksum_address
 
+    from contracts_abi.ownership.discovery import Sources
     from contracts_abi.rpc import Rpc
     from coordinator.eligibility.verdicts import take_snapshot, verdicts_for
 
@@ -169,7 +170,7 @@ def check_policy(
         raise BadInput(f"{wallet} is no Ethereum address.")
     policy, chain = load_policy(file), Rpc(rpc)
     snapshot = take_snapshot(chain, policy)
-    found = verdicts_for(chain, policy, to_checksum_address(wallet), snapshot)
+    found = verdicts_for(chain, policy, to_checksum_address(wallet), snapshot, Sources(patience_s=float("inf")))
     out.print(_verdict_table(found))
     admitted = sum(v.allow for v in found)
     out.print(f"{admitted} of {len(found)} tokens are admitted at block {snapshot.number}.", highlight=False)
