@@ -174,7 +174,7 @@ def _grant(
     """Show what is signed and what leaves, ask, sign, hand in, keep."""
     public = node_key.public_of(settings.node_key)
     grant = build_grant(dao, wallet.address, eligibility.verdicts, public, int(time.time()))
-    console.print(consent_panel(grant))
+    console.print(consent_panel(grant, dao.policy))
     if not yes:
         typer.confirm("Sign this grant?", abort=True)
     signature = wallet.sign_grant(grant)

@@ -143,6 +143,30 @@ class ContributionRow(Base):
     lapsed_at: Mapped[str | None]
 
 
+class SecretSumRow(Base):
+    """The terms of a ``secagg`` round, fixed before anyone makes a key, and when its present exchange began."""
+
+    __tablename__ = "secret_sums"
+
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"), primary_key=True)
+    terms: Mapped[str]
+    """Canonical MaskingTerms."""
+    since: Mapped[int]
+
+
+class ExchangeRow(Base):
+    """What a node said in one exchange of a secret sum, as it signed it."""
+
+    __tablename__ = "exchanges"
+
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"), primary_key=True)
+    node_key: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(primary_key=True)
+    """The round's, in which it was asked."""
+    said: Mapped[str]
+    """Canonical Signed."""
+
+
 class ScoreReportRow(Base):
     """A member's scores of one candidate, or why it gives none."""
 

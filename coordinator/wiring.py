@@ -17,6 +17,7 @@ from coordinator.flower.exchange import Exchange
 from coordinator.rounds.checks import adapted_layers
 from coordinator.rounds.exchange import RoundExchange
 from coordinator.rounds.ledger import Ledger
+from coordinator.rounds.secret import SecretSums
 from protocol.errors import Unreachable
 
 if TYPE_CHECKING:
@@ -39,8 +40,11 @@ class SuperLinkAddress:
 def exchange_for(round_id: str) -> Exchange:
     """The exchange of one round, in the process of its run."""
     settings = CoordinatorSettings.load(Path(os.environ[CONFIG_VARIABLE]))
-    ledger = ledger_of(settings, Database(settings.database))
-    return RoundExchange(ledger, round_id, adapted_layers(settings.base), settings.candidates)
+    database = Database(settings.database)
+    layers = adapted_layers(settings.base)
+    return RoundExchange(
+        ledger_of(settings, database), secret_sums_of(settings, database), round_id, layers, settings.candidates
+    )
 
 
 def ledger_of(settings: CoordinatorSettings, database: Database, clock: Callable[[], float] = time.time) -> Ledger:
@@ -53,6 +57,13 @@ def sources_of(settings: CoordinatorSettings) -> Sources:
     key = settings.indexer_key.get_secret_value()
     indexer = Indexer(settings.indexer_url, key) if settings.indexer_url and key else None
     return Sources(CheckpointFolder(settings.discovery), indexer)
+
+
+def secret_sums_of(
+    settings: CoordinatorSettings, database: Database, clock: Callable[[], float] = time.time
+) -> SecretSums:
+    """The same rounds' secret sums."""
+    return SecretSums(database, settings.loaded_policy, settings.contributions, clock)
 
 
 def superlink_control(settings: CoordinatorSettings) -> "SuperLinkControl":

@@ -60,9 +60,11 @@ class ContributionHeader(Document):
     base_hash: Hash
     tokens: tuple[TokenUse, ...]
     adapter_sha256: Hash
-    statistics_sha256: Hash
-    recipe: StatisticsRecipe
-    training: Training
+    """Of the adapter's file; in a ``dp`` round of the salted update, in ``secagg`` of the masked words."""
+    statistics_sha256: Hash | None = None
+    """None in the private modes, as what follows: they would tell more of the update than the mode allows."""
+    recipe: StatisticsRecipe | None = None
+    training: Training | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Contribution:
     header: ContributionHeader
     signature: Signature
     adapter: bytes
-    statistics: bytes
+    """The adapter's file, or what stands for it in a private mode: ``ContributionHeader.adapter_sha256``."""
+    statistics: bytes = b""
 
     @property
     def contribution_id(self) -> str:
@@ -90,6 +93,8 @@ class Contribution:
         ):
             if len(data) > limit:
                 raise ContributionRefused(f"The {what} is {len(data)} bytes; at most {limit} are taken.")
+            if expected is None and not data:
+                continue
             if sha256(data) != expected:
                 raise ContributionRefused(f"The {what} is not the one that was signed.")
         verify(self.header.node_key, self.header.canonical(), self.signature)
@@ -108,7 +113,7 @@ class TrainTask(Document):
     """Grant → the tokens that are admitted at this snapshot."""
 
 
-CandidateName = Literal["regression mean", "distilled"]
+CandidateName = Annotated[str, Field(pattern=r"^[a-z0-9 ]{1,64}$")]
 
 
 class Candidate(Document):

@@ -15,7 +15,6 @@ without rounding. No logarithm, QR or BLAS is asked, and none can answer otherwi
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
-from enum import StrEnum
 from functools import lru_cache
 from typing import Annotated, Self
 
@@ -26,19 +25,12 @@ from pydantic import Field, model_validator
 from protocol.adapter import Array, Factors
 from protocol.canonical import Document, canonical
 from protocol.errors import ContributionRefused
-
-FloatArray = NDArray[np.float64]
+from protocol.grant import RoundPlan
+from protocol.modes import FloatArray, Learned
 
 LARGEST_BLOCK = 4**5
 """Entries stay whole numbers up to 2^10 over a power of two: fp16 carries 11 bits."""
 _STAGES = 2
-
-
-class Learned(StrEnum):
-    """What a member trains in each layer."""
-
-    B = "b"
-    CORE = "core"
 
 
 class FixedLayer(Document):
@@ -68,6 +60,15 @@ class FixedFactors(Document):
             raise ValueError("layers are not sorted by name, or one is named twice")
         return self
 
+    @classmethod
+    def of(cls, plan: RoundPlan, base_hash: str, shapes: Mapping[str, tuple[int, ...]]) -> "FixedFactors":
+        """Those of a round: the epoch is its base. ``shapes`` are the adapted weights', kernels unfolded."""
+        layers = (
+            FixedLayer(name=name, d_out=shape[0], d_in=math.prod(shape[1:]), kernel=shape[2:])
+            for name, shape in sorted(shapes.items())
+        )
+        return cls(seed=base_hash, learned=plan.learned, rank=plan.rank, layers=tuple(layers))
+
     @property
     def size(self) -> int:
         """How many numbers an update has."""
@@ -76,16 +77,16 @@ class FixedFactors(Document):
     def shapes(self) -> Iterator[tuple[FixedLayer, tuple[int, int]]]:
         """Each layer and the shape of what is trained in it: B (d_out, r) or R (r, r)."""
         for layer in self.layers:
-            rank = self._rank(layer)
+            rank = self.rank_in(layer)
             yield layer, (layer.d_out if self.learned is Learned.B else rank, rank)
 
     def a(self, layer: FixedLayer) -> Array:
         """A or A₀, (r, d_in) fp16, rows orthonormal."""
-        return orthonormal_rows(f"{self.seed}/{layer.name}/a", self._rank(layer), layer.d_in)
+        return orthonormal_rows(f"{self.seed}/{layer.name}/a", self.rank_in(layer), layer.d_in)
 
     def b(self, layer: FixedLayer) -> Array:
         """B₀, (d_out, r) fp16, columns orthonormal; only where the core is what is trained."""
-        return orthonormal_rows(f"{self.seed}/{layer.name}/b", self._rank(layer), layer.d_out).T
+        return orthonormal_rows(f"{self.seed}/{layer.name}/b", self.rank_in(layer), layer.d_out).T
 
     def flat(self, update: Mapping[str, Array]) -> FloatArray:
         """What was trained, by layer, as one vector (size,).
@@ -120,7 +121,8 @@ class FixedFactors(Document):
         left = part if self.learned is Learned.B else self.b(layer).astype(np.float64) @ part
         return Factors(self.a(layer), left, layer.kernel)
 
-    def _rank(self, layer: FixedLayer) -> int:
+    def rank_in(self, layer: FixedLayer) -> int:
+        """The plan's rank, or as much as the layer has room for."""
         narrowest = layer.d_in if self.learned is Learned.B else min(layer.d_in, layer.d_out)
         return min(self.rank, narrowest)
 

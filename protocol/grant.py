@@ -15,6 +15,7 @@ from pydantic import Field
 from contracts_abi.model import Address, Token
 from protocol.canonical import Document, sha256
 from protocol.errors import NotAllowed
+from protocol.modes import DpTerms, Grid, Learned, Mode
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -80,6 +81,13 @@ class Grant(Document):
         return self.digest()[:16]
 
 
+class SignedGrant(Document):
+    """A grant and its wallet's signature: public, as both are in every manifest."""
+
+    grant: Grant
+    signature: str
+
+
 class RoundPlan(Document):
     """How a round trains and merges: the same for every member."""
 
@@ -115,12 +123,39 @@ class RoundPlan(Document):
     distillation_steps: Annotated[int, Field(ge=0)] = 200
     """Steps in which the collective, after the merge, learns to answer as the members' adapters do; 0 is none."""
     distillation_rate: Annotated[float, Field(gt=0)] = 2e-3
+    score_influence: bool = False
+    """Whether members also score the collective without each contribution: what everyone is worth, for N more merges
+    and N more adapters to every member."""
     gains: tuple[float, ...] = (0.0, 0.7, 1.0, 1.15, 1.3)
     """Candidate gains; 0 is the base alone, so that a merge that helps nobody is seen as such."""
+    mode: Mode = Mode.OPEN
+    """What the coordinator may see of an update, and what a release may tell of a member."""
+    learned: Learned = Learned.B
+    """Private modes: what a member trains, B beside a fixed A or the core between two fixed factors."""
+    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 8.0
+    """Private modes: C, the greatest Frobenius norm of a member's delta over all layers; longer ones are shortened."""
+    gain: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
+    """``dp``: what the mean is multiplied by, fixed beforehand, since a gain that is chosen by scores tells of them."""
+    noise: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """``dp``: σ, the noise's standard deviation over the clip."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """``dp``: δ, well below one over the number of members."""
+    exchange_seconds: Annotated[int, Field(ge=1)] = 600
+    """``secagg``: how long each exchange after training waits for those who are silent."""
     quorum: Annotated[int, Field(ge=1)] = 2
     deadline_seconds: Annotated[int, Field(ge=1)] = 3600
     seed: int = 0
     """Of everything that is drawn alike for all; each member trains with ``seed_of`` it."""
+
+    @property
+    def grid(self) -> Grid:
+        """The whole numbers that the private modes add up on."""
+        return Grid(clip=self.clip)
+
+    @property
+    def dp_terms(self) -> DpTerms:
+        """What a ``dp`` round adds and claims."""
+        return DpTerms(grid=self.grid, noise=self.noise, delta=self.delta)
 
     def seed_of(self, member: str) -> int:
         """A member's own seed for training, so that adapters do not start in one and the same subspace."""

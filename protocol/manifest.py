@@ -10,6 +10,7 @@ from protocol.canonical import Document
 from protocol.contribution import CandidateName, ContributionHeader, TokenUse
 from protocol.errors import ContentMismatch, ContributionRefused
 from protocol.grant import Grant, Hash, RoundPlan, require_signer
+from protocol.modes import Mode, PrivacySpent
 from protocol.node_key import verify
 from protocol.policy import Verdict
 
@@ -27,14 +28,16 @@ class MergedContribution(Document):
     """What its delta and statistics were multiplied by in the sums: by grant and policy, less what the rule took."""
     share: float
     rank: int
-    norm: float
-    """‖Δ‖, Frobenius over all layers."""
+    norm: float | None
+    """‖Δ‖, Frobenius over all layers; None in a private mode, as all else that would tell of a single update."""
     note: str = ""
     """Why it counts for less than its weight, if it does."""
     statistics_error: Annotated[float, Field(ge=0)] | None = None
     """How far its statistics are from those that the coordinator drew again, the worst input's relative distance."""
     influence: Annotated[float, Field(ge=0)] | None = None
     """How far the collective moves, in the data's metric and relative to itself, when this one is left out."""
+    worth: float | None = None
+    """How much the median held-out loss of the regression mean rises at gain 1 without it; None if not scored."""
     licences: tuple[str, ...]
 
     @property
@@ -89,7 +92,10 @@ class Distillation(Document):
 class Merge(Document):
     """How the adapter came from the contributions."""
 
-    rule: Literal["regression mean"] = "regression mean"
+    mode: Mode = Mode.OPEN
+    gives_up: tuple[str, ...] = ()
+    """What the mode gives up for what it hides."""
+    rule: Literal["regression mean", "secret sum", "noised mean"] = "regression mean"
     regularisation: float
     rank: int
     tail: float
@@ -99,8 +105,11 @@ class Merge(Document):
     distillation: Distillation | None = None
     base_change: Annotated[float, Field(ge=0)] | None = None
     """How far the base's answers on its own pictures move, relative to them, at gain 1; None if not measured."""
-    commitment: Hash
-    """SHA-256 over the integer sums before anything is solved: equal for equal sets, in any order."""
+    commitment: Hash | None
+    """SHA-256 over the integer sums before anything is solved: equal for equal sets, in any order. None where noise
+    was added: the sum without it is nobody's to check."""
+    privacy: PrivacySpent | None = None
+    """``dp``: what all releases together tell of the member they tell most of."""
     gain: float
     scores: tuple[GainScore, ...]
     scored_by: int

@@ -41,7 +41,7 @@ from pydantic import Field
 from protocol.canonical import Document
 from protocol.contribution import Signature
 from protocol.errors import BadInput, ContributionRefused, NotAllowed
-from protocol.grant import Hash
+from protocol.grant import Hash, SignedGrant
 from protocol.modes import FloatArray, Grid, IntArray
 from protocol.node_key import verify
 
@@ -95,6 +95,22 @@ class MaskingTerms(Document):
     def word(self) -> np.dtype[np.unsignedinteger]:
         """The unsigned number that wraps at the modulus, little-endian as it travels."""
         return np.dtype(f"<u{self.modulus_bits // 8}")
+
+
+class SecretRound(Document):
+    """What a member of a ``secagg`` round is told before it trains."""
+
+    terms: MaskingTerms
+    others: tuple[SignedGrant, ...]
+    """The grant behind every node key of the terms, so that nobody adds up with members who were made up."""
+
+
+class MaskTask(Document):
+    """One exchange after the keys; what it is about travels beside it."""
+
+    round_id: str
+    exchange: Literal["shares", "input", "confirmation", "answer"]
+    base_hash: Hash
 
 
 class KeyAdvert(Document):

@@ -6,6 +6,7 @@ no rounding in between.
 """
 
 import math
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
@@ -25,6 +26,31 @@ class Mode(StrEnum):
     OPEN = "open"
     SECAGG = "secagg"
     DP = "dp"
+
+
+GIVES_UP: Mapping[Mode, tuple[str, ...]] = {
+    Mode.OPEN: (),
+    Mode.SECAGG: (
+        "No update can be checked: no robust rule, no norms, no search for copies, no influence.",
+        "A member is removed by a round in which the others train again, not by a merge without it.",
+        "Nobody but those who took part can recompute the sum.",
+        "What the sum tells of a member is not bounded.",
+    ),
+    Mode.DP: (
+        "Noise covers a part of what members trained; with few members most of it.",
+        "A removal is one more release and adds to the ε of everybody who stays.",
+        "Nobody can recompute the release, and nothing of a single update is published.",
+        "The coordinator sees every update.",
+    ),
+}
+"""What each mode gives up for what it hides: a manifest says it."""
+
+
+class Learned(StrEnum):
+    """What a member trains in each layer, where the other factors are fixed and everybody's."""
+
+    B = "b"
+    CORE = "core"
 
 
 class Grid(Document):

@@ -14,6 +14,8 @@ from pydantic import Field
 from contracts_abi.model import Address, LicenceSignal, Token
 from contracts_abi.ownership.terms import Ownership
 from protocol.canonical import Document
+from protocol.errors import NotAllowed
+from protocol.modes import Mode
 
 
 class OnTransfer(StrEnum):
@@ -134,6 +136,18 @@ class Policy(Document):
     """The most tokens that count, where ``weights`` is capped."""
     robust: RobustRule = RobustRule.NONE
     """How a merge meets contributions that lie far from all others."""
+    modes: Annotated[tuple[Mode, ...], Field(min_length=1)] = (Mode.OPEN,)
+    """The modes that a round may have. A grant is for this policy, so a member's node refuses any other."""
+    epsilon_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 8.0
+    """``dp``: what all releases together may tell of one member, at the plan's δ."""
+
+    def require_mode(self, mode: Mode) -> None:
+        """Raises NotAllowed for a mode that members have not agreed to."""
+        if mode not in self.modes:
+            raise NotAllowed(
+                f"The policy has no {mode} rounds, only {' and '.join(self.modes)}.",
+                "Plan a round in a mode that the policy names.",
+            )
 
     @property
     def ownership(self) -> Mapping[Address, Ownership]:

@@ -58,6 +58,12 @@ def score(message: Message, context: Context) -> Message:
     return _answer("score", message)
 
 
+@client_app.query()  # type: ignore[untyped-decorator]
+def mask(message: Message, context: Context) -> Message:
+    """Answer an exchange of a secret sum."""
+    return _answer("mask", message)
+
+
 def _answer(kind: str, message: Message) -> Message:
     try:
         reply = _handle(kind, dict(message.content["body"]))

@@ -16,8 +16,8 @@ class TaskHandler(Protocol):
     def handle(self, kind: str, body: Body) -> Body:
         """Do one task and return what goes back to the coordinator.
 
-        ``kind`` is ``train`` or ``score``. The same task may come again (after a restart of either side), so an
-        answer that was once given must be kept and given again. A ``CoterieError`` reaches the coordinator as its
+        ``kind`` is ``train``, ``score`` or ``mask``. The same task may come again (after a restart of either side), so
+        an answer that was once given must be kept and given again. A ``CoterieError`` reaches the coordinator as its
         one sentence; of any other exception only the type does.
         """
         ...

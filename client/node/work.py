@@ -21,19 +21,21 @@ from client.collection.choice_file import load_choice
 from client.collection.dataset import Dataset, Source, build_dataset, load_held_out
 from client.config import MemberSettings, load_settings
 from client.journal import note_sent
+from client.node import secret
 from client.node.tasks import Body, TaskHandler
 from client.progress import ProgressWriter, Update
 from client.pull.fetch import fetch_file
 from client.training.checkpoint import drop_checkpoint
 from client.training.engine import TrainingProgress
+from client.training.fixed import fixed_factors, update_of
 from client.training.machine import Machine
 from client.training.scoring import score
 from client.wallet.grant import StoredGrant, read_signals, stored_grants
 from contracts_abi.model import Token
-from contracts_abi.readers import finalized_snapshot, token_uris
+from contracts_abi.readers import finalized_snapshot, owners, token_uris
 from contracts_abi.rpc import Rpc
 from protocol import node_key
-from protocol.adapter import dump_adapter, dump_statistics, load_adapter
+from protocol.adapter import Adapter, dump_adapter, dump_statistics, load_adapter
 from protocol.base import base_hash
 from protocol.canonical import Document, sha256
 from protocol.contribution import (
@@ -47,8 +49,12 @@ from protocol.contribution import (
     candidates_hash,
 )
 from protocol.errors import BadInput, ContentMismatch, ContributionRefused, NotAllowed
+from protocol.fixed_factors import FixedFactors
 from protocol.grant import RoundPlan
+from protocol.masking import MaskTask, SecretRound
+from protocol.modes import Mode
 from protocol.policy import judge
+from protocol.update import dump_update, load_update, numbers_in
 
 ROUNDS = "rounds"
 OWN = "own"
@@ -56,9 +62,11 @@ OWN = "own"
 FETCH_TIMEOUT_S = 60.0
 
 _ADAPTER, _STATISTICS, _SIGNED_HEADER = "adapter.safetensors", "statistics.safetensors", "contribution.json"
+_UPDATE, _DRAFT = "update.bin", "draft.json"
+"""Of a private round: what was trained, and the header that it will have."""
 _ROUND_ID = re.compile(r"^[0-9A-Za-z_-]{1,64}$")
 
-Task = TypeVar("Task", TrainTask, ScoreTask)
+Task = TypeVar("Task", TrainTask, ScoreTask, MaskTask)
 
 
 class SignedHeader(Document):
@@ -80,20 +88,27 @@ class MemberWork:
     settings: MemberSettings
 
     def handle(self, kind: str, body: Body) -> Body:
-        """``train`` → header, signature, adapter, statistics; ``score`` → report; ``declined`` with the reason."""
+        """``train`` → header, signature, adapter, statistics; ``score`` → report; ``declined`` with the reason.
+
+        Of a secret sum, ``train`` and ``mask`` → said, and with a masked update header, signature and adapter too.
+        """
         try:
             with full_disk_told(self.settings.home):
                 if kind == "train":
-                    return self._train(_parse(TrainTask, body))
+                    return self._train(_parse(TrainTask, body), body)
                 if kind == "score":
                     return self._score(_parse(ScoreTask, body), body)
+                if kind == "mask":
+                    return self._exchange(_parse(MaskTask, body), body)
         except NotAllowed as refusal:
             return {"declined": str(refusal)}
         raise BadInput(f"This client knows no task called {kind[:40]!r}.", "Update Coterie.")
 
-    def _train(self, task: TrainTask) -> Body:
+    def _train(self, task: TrainTask, body: Body) -> Body:
         folder = self._round_folder(task.round_id)
         granted = self._granted(task)
+        if task.plan.mode is Mode.SECAGG:
+            return self._take_part(task, granted, folder, secret.opening(body))
         contribution = _stored(folder)
         if contribution is None or not _answers(contribution.header, task, granted):
             contribution = self._contribute(task, granted, folder)
@@ -105,6 +120,63 @@ class MemberWork:
         }
         self._note_sent(f"round {task.round_id}", parts)
         return parts
+
+    def _take_part(self, task: TrainTask, granted: StoredGrant, folder: Path, sum_: SecretRound) -> Body:
+        """Train for a secret sum; only its keys leave the machine now."""
+        rpc = self._rpc()
+        secret.require_members(
+            sum_, task, granted.grant, granted.policy, lambda tokens: owners(rpc, tokens, task.snapshot)
+        )
+        draft = _draft(folder)
+        if draft is None or not _answers(draft, task, granted):
+            self._draft_update(task, granted, folder, sum_)
+        parts = secret.advertise(folder, sum_, granted.grant.node_key, self._sign)
+        self._note_sent(f"round {task.round_id}", parts)
+        return parts
+
+    def _draft_update(self, task: TrainTask, granted: StoredGrant, folder: Path, sum_: SecretRound) -> None:
+        dataset = self._dataset(task, granted)
+        dataset.save(folder)
+        plan = task.plan.model_copy(update={"seed": secret.own_seed(folder)})
+        machine = machine_of(self.settings, task.base_hash)
+        factors = _factors(machine, task)
+        secret.require_terms(sum_, task, factors)
+        progress = Progress(self.settings.home, task.round_id)
+        trained = machine.train(dataset.examples, dataset.held_out, plan, folder, progress.training)
+        update = dump_update(update_of(factors, trained.adapter))
+        header = _header(task, granted, dataset, sha256(update))
+        _replace(folder / _ADAPTER, dump_adapter(trained.adapter))
+        _replace(folder / _UPDATE, update)
+        _replace(folder / _DRAFT, header.canonical())
+        drop_checkpoint(folder)
+
+    def _exchange(self, task: MaskTask, body: Body) -> Body:
+        folder = self._round_folder(task.round_id)
+        size = (folder / _UPDATE).stat().st_size if (folder / _UPDATE).exists() else 0
+        parts = secret.exchange(
+            folder, task, body, lambda: load_update((folder / _UPDATE).read_bytes(), numbers_in(size)), self._sign
+        )
+        if task.exchange == "input":
+            parts |= self._signed_words(folder, parts)
+        self._note_sent(f"round {task.round_id}", parts)
+        return parts
+
+    def _signed_words(self, folder: Path, parts: Body) -> Body:
+        """The header that makes masked words a contribution."""
+        words, draft = parts["adapter"], _draft(folder)
+        assert isinstance(words, bytes)
+        if draft is None:
+            raise BadInput("The update of this round is not on the disk any more.")
+        header = draft.model_copy(update={"adapter_sha256": sha256(words)})
+        path = folder / _SIGNED_HEADER
+        kept = SignedHeader.model_validate_json(path.read_bytes()) if path.exists() else None
+        if kept is None or kept.header != header:
+            kept = SignedHeader(header=header, signature=self._sign(header.canonical()))
+            _replace(path, kept.canonical())
+        return {"header": kept.header.canonical(), "signature": kept.signature}
+
+    def _sign(self, message: bytes) -> str:
+        return node_key.sign(self.settings.node_key, message)
 
     def _granted(self, task: TrainTask) -> StoredGrant:
         """This node's grant for the task; NotAllowed when the task asks for anything but what was granted."""
@@ -126,6 +198,7 @@ class MemberWork:
                 )
         if grant.expires <= time.time():
             raise NotAllowed("The member's grant has expired.", "The member may join anew.")
+        stored.policy.require_mode(task.plan.mode)
         self._require_base(task.base_hash)
         return stored
 
@@ -140,28 +213,25 @@ class MemberWork:
         machine = machine_of(self.settings, task.base_hash)
         plan = task.plan.model_copy(update={"seed": task.plan.seed_of(granted.grant.member)})
         trained = machine.train(dataset.examples, dataset.held_out, plan, folder, progress.training)
+        if plan.mode is Mode.DP:
+            update = dump_update(update_of(_factors(machine, task), trained.adapter))
+            return self._finish(folder, trained.adapter, _header(task, granted, dataset, sha256(update)), update)
         adapter = dump_adapter(trained.adapter)
         recipe = recipe_of(task.plan)
         captions = tuple(example.caption for example in dataset.examples)
         # From the adapter as it is sent, rounded to fp16: that is what anyone can recompute the statistics from.
         sketches = draw(machine.base, load_adapter(adapter), captions, recipe, progress.stage("statistics"))
         statistics = dump_statistics(sketches)
-        header = ContributionHeader(
-            round_id=task.round_id,
-            grant_id=granted.grant.grant_id,
-            node_key=granted.grant.node_key,
-            plan_hash=task.plan.digest(),
-            policy_hash=task.policy_hash,
-            base_hash=task.base_hash,
-            tokens=dataset.uses,
-            adapter_sha256=sha256(adapter),
-            statistics_sha256=sha256(statistics),
-            recipe=recipe,
-            training=trained.training,
-        )
-        signature = node_key.sign(self.settings.node_key, header.canonical())
-        contribution = Contribution(header, signature, adapter, statistics)
-        _store(contribution, folder)
+        told = {"statistics_sha256": sha256(statistics), "recipe": recipe, "training": trained.training}
+        header = _header(task, granted, dataset, sha256(adapter)).model_copy(update=told)
+        return self._finish(folder, trained.adapter, header, adapter, statistics)
+
+    def _finish(
+        self, folder: Path, own: Adapter, header: ContributionHeader, sent: bytes, statistics: bytes = b""
+    ) -> Contribution:
+        """Sign and keep what goes to the coordinator, and the member's own adapter."""
+        contribution = Contribution(header, self._sign(header.canonical()), sent, statistics)
+        _store(contribution, own, folder)
         drop_checkpoint(folder)
         return contribution
 
@@ -340,10 +410,40 @@ def _answers(header: ContributionHeader, task: TrainTask, granted: StoredGrant) 
     return (header.plan_hash, header.grant_id) == (task.plan.digest(), granted.grant.grant_id)
 
 
-def _store(contribution: Contribution, folder: Path) -> None:
+def _header(task: TrainTask, granted: StoredGrant, dataset: Dataset, sent: str) -> ContributionHeader:
+    """What every contribution says; ``sent`` is the hash of what goes to the coordinator."""
+    return ContributionHeader(
+        round_id=task.round_id,
+        grant_id=granted.grant.grant_id,
+        node_key=granted.grant.node_key,
+        plan_hash=task.plan.digest(),
+        policy_hash=task.policy_hash,
+        base_hash=task.base_hash,
+        tokens=dataset.uses,
+        adapter_sha256=sent,
+    )
+
+
+def _factors(machine: Machine, task: TrainTask) -> FixedFactors:
+    factors = fixed_factors(machine.base, task.base_hash, task.plan)
+    assert factors is not None, "an open round has no fixed factors"
+    return factors
+
+
+def _draft(folder: Path) -> ContributionHeader | None:
+    """The header of an update that waits for its masks."""
+    path = folder / _DRAFT
+    return ContributionHeader.model_validate_json(path.read_bytes()) if path.exists() else None
+
+
+def _store(contribution: Contribution, own: Adapter, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / _ADAPTER, contribution.adapter)
-    _replace(folder / _STATISTICS, contribution.statistics)
+    if contribution.header.statistics_sha256:
+        _replace(folder / _ADAPTER, contribution.adapter)
+        _replace(folder / _STATISTICS, contribution.statistics)
+    else:
+        _replace(folder / _ADAPTER, dump_adapter(own))
+        _replace(folder / _UPDATE, contribution.adapter)
     signed = SignedHeader(header=contribution.header, signature=contribution.signature)
     _replace(folder / _SIGNED_HEADER, signed.canonical())
 
@@ -354,12 +454,17 @@ def _stored(folder: Path) -> Contribution | None:
         return None
     try:
         signed = SignedHeader.model_validate_json((folder / _SIGNED_HEADER).read_bytes())
-        tensors = (folder / _ADAPTER).read_bytes(), (folder / _STATISTICS).read_bytes()
-        contribution = Contribution(signed.header, signed.signature, *tensors)
+        contribution = Contribution(signed.header, signed.signature, *_sent(folder, signed.header))
         contribution.check_integrity()
     except (OSError, ValidationError, ContributionRefused):
         return None
     return contribution
+
+
+def _sent(folder: Path, header: ContributionHeader) -> tuple[bytes, bytes]:
+    if header.statistics_sha256 is None:
+        return (folder / _UPDATE).read_bytes(), b""
+    return (folder / _ADAPTER).read_bytes(), (folder / _STATISTICS).read_bytes()
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -12,26 +12,39 @@ from bases.families import Base
 from client.training.batches import Batches
 from client.training.checkpoint import State, optimizer_state, restore_optimizer
 from client.training.drift import DriftPenalty, adapted_pairs
+from client.training.fixed import fix, ranks
 from client.training.losses import DenoisingLoss, Draw
 from client.training.optimizers import build_optimizer, build_schedule
 from client.training.options import TrainingOptions
 from client.training.precision import arithmetic, best_format, frozen_in
 from protocol.adapter import Factors
 from protocol.errors import BadInput
+from protocol.fixed_factors import FixedFactors
 from protocol.grant import RoundPlan
+from protocol.modes import Mode
 
 NAME = "coterie"
 
 
 @contextmanager
-def adapting(base: Base, plan: RoundPlan, options: TrainingOptions) -> Iterator[None]:
-    """Within, the denoiser has a fresh adapter and is ready to train; afterwards the base is as it was."""
+def adapting(
+    base: Base, plan: RoundPlan, options: TrainingOptions, fixed: FixedFactors | None = None
+) -> Iterator[None]:
+    """Within, the denoiser has a fresh adapter and is ready to train; afterwards the base is as it was.
+
+    ``fixed`` are the factors of a private round, which are not trained.
+    """
     torch.manual_seed(plan.seed)  # peft draws A from the global generator
     rank = rank_of(plan, options)
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(base.adapted))
+    narrow = ranks(fixed) if fixed else {}
+    config = LoraConfig(
+        r=rank, lora_alpha=rank, target_modules=list(base.adapted), rank_pattern=narrow, alpha_pattern=narrow
+    )
     base.denoiser.add_adapter(config, adapter_name=NAME)
     cast_training_params(base.denoiser, torch.float32)  # peft makes them in the frozen weights' own format
     try:
+        if fixed:
+            fix(base, fixed, NAME)
         if options.gradient_checkpointing:
             base.denoiser.enable_gradient_checkpointing()
         base.denoiser.train()
@@ -44,7 +57,9 @@ def adapting(base: Base, plan: RoundPlan, options: TrainingOptions) -> Iterator[
 
 
 def rank_of(plan: RoundPlan, options: TrainingOptions) -> int:
-    """The member's own rank, at most the plan's."""
+    """The member's own rank, at most the plan's; where factors are fixed, the plan's."""
+    if plan.mode is not Mode.OPEN:
+        return plan.rank
     return min(options.rank or plan.rank, plan.rank)
 
 
@@ -71,13 +86,17 @@ class Descent:
         self.base, self.done, self.losses = base, 0, torch.zeros(plan.steps, device=base.device)
         self._batches, self._penalty, self._note = batches, penalty, note
         self._weights = [p for p in base.denoiser.parameters() if p.requires_grad]
-        self._pairs = adapted_pairs(base, NAME)
         self._loss = DenoisingLoss(base, plan)
         self._optimizer = build_optimizer(self._weights, plan.learning_rate, options)
         self._schedule = build_schedule(self._optimizer, plan.steps, options)
         self._format = format_of(base, options)
         self._scaler = torch.amp.GradScaler(base.device.type, enabled=self._format == "fp16")
         self._parts = min(options.gradient_accumulation, plan.batch)
+
+    @property
+    def _pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Looked up anew each time: a B that is made of a core is another tensor after every step."""
+        return adapted_pairs(self.base, NAME)
 
     def step(self) -> None:
         """One step of the optimizer on one batch of the plan."""

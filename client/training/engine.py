@@ -24,6 +24,7 @@ from protocol.adapter import Factors
 from protocol.canonical import canonical, sha256
 from protocol.contribution import Training
 from protocol.errors import BadInput
+from protocol.fixed_factors import FixedFactors
 from protocol.grant import RoundPlan
 
 SAMPLES = "samples"
@@ -77,17 +78,19 @@ def train(
     options: TrainingOptions | None = None,
     held_out: Sequence[Example] = (),
     workspace: Workspace | None = None,
+    fixed: FixedFactors | None = None,
 ) -> Trained:
     """Train on ``examples``; the same seed on the same machine gives the same adapter.
 
-    ``held_out`` is for validation alone. Without a ``workspace`` nothing is written: no checkpoint, no samples.
+    ``held_out`` is for validation alone, ``fixed`` the factors of a private round. Without a ``workspace`` nothing is
+    written: no checkpoint, no samples.
 
     Raises:
         BadInput: there is nothing to train on, or not one picture fits into memory.
     """
     if not examples:
         raise BadInput("There is no image to train on.", "Include at least one token.")
-    return _Run(base, examples, plan, progress, options or TrainingOptions(), held_out, workspace).train()
+    return _Run(base, examples, plan, progress, options or TrainingOptions(), held_out, workspace, fixed).train()
 
 
 def prepare(base: Base, examples: Sequence[Example], plan: RoundPlan, cache: Cache | None = None) -> Batches:
@@ -106,6 +109,7 @@ class _Run:
     options: TrainingOptions
     held_out: Sequence[Example]
     workspace: Workspace | None
+    fixed: FixedFactors | None
     began: float = field(default_factory=time.monotonic)
 
     def train(self) -> Trained:
@@ -115,7 +119,7 @@ class _Run:
         penalty = drift_penalty(self.base, captions, self.plan) if self.plan.drift else None
         held_out = [encode(self.base, group, cache) for group in by_size(self.held_out)]
         self._note = ""
-        with adapting(self.base, self.plan, self.options), Metrics(self._folder) as metrics:
+        with adapting(self.base, self.plan, self.options, self.fixed), Metrics(self._folder) as metrics:
             descent = Descent(self.base, batches, self.plan, self.options, penalty, self._say)
             validation = Validation(held_out, self.plan.seed, self.options.early_stop)
             self._resume(descent, validation)
@@ -226,6 +230,7 @@ class _Run:
                     "plan": self.plan.digest(),
                     "options": own,
                     "rank": rank_of(self.plan, self.options),
+                    "fixed": self.fixed.digest() if self.fixed else "",
                     "format": format_of(self.base, self.options),
                     "examples": [_name(example) for example in self.examples],
                     "held out": [_name(example) for example in self.held_out],

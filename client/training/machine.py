@@ -9,6 +9,7 @@ from client.collection.example import Example
 from client.training.cache import Cache
 from client.training.engine import Trained, TrainingProgress, Workspace, prepare, train
 from client.training.estimate import Estimate, estimate
+from client.training.fixed import fixed_factors
 from client.training.options import TrainingOptions
 from client.training.timing import Choice, cores, fastest, use_threads
 from protocol.grant import RoundPlan
@@ -43,7 +44,16 @@ class Machine:
             use_threads(choice.threads)
             options = options.model_copy(update={"precision": choice.precision})
         workspace = Workspace(folder, self._home / CACHE, self._hash)
-        return train(self.base, examples, plan, progress, options=options, held_out=held_out, workspace=workspace)
+        return train(
+            self.base,
+            examples,
+            plan,
+            progress,
+            options=options,
+            held_out=held_out,
+            workspace=workspace,
+            fixed=fixed_factors(self.base, self._hash, plan),
+        )
 
     def estimate(self, examples: Sequence[Example], held_out: Sequence[Example], plan: RoundPlan) -> Estimate:
         """What that would take, from real steps."""

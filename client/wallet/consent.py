@@ -1,6 +1,6 @@
 """What a member is shown before signing: each token with its verdict, and what will leave the machine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from rich.console import Group, RenderableType
@@ -9,7 +9,8 @@ from rich.panel import Panel
 from rich.table import Table
 
 from protocol.grant import Grant
-from protocol.policy import Verdict
+from protocol.modes import Mode
+from protocol.policy import Policy, Verdict
 
 LEAVES = (
     "the adapter delta: numbers that change the shared model, trained on this machine",
@@ -18,6 +19,10 @@ LEAVES = (
     "signatures by your wallet (sign-in, grant) and your node key (each contribution)",
     "scores: how well merged models do on the pictures that were held out",
 )
+IN_PRIVATE_MODES: Mapping[Mode, str] = {
+    Mode.SECAGG: "in a secagg round, instead of delta and statistics: a masked update; only the sum of all can be read",
+    Mode.DP: "in a dp round, instead of delta and statistics: the update; the release covers it with noise",
+}
 STAYS = "Pictures, the wallet's key and the node's key stay here. Everything that is sent is listed in sent.jsonl."
 
 
@@ -34,7 +39,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     return table
 
 
-def consent_panel(grant: Grant) -> RenderableType:
+def consent_panel(grant: Grant, policy: Policy) -> RenderableType:
     """What the grant says, and what leaves the machine once it is signed."""
     until = datetime.fromtimestamp(grant.expires, UTC).date()
     terms = Table.grid(padding=(0, 2))
@@ -48,7 +53,8 @@ def consent_panel(grant: Grant) -> RenderableType:
         ("warrant", grant.warrant or "none"),
     ):
         terms.add_row(f"[bold]{name}[/]", escape(value))
-    leaves = "\n".join(f"  • {what}" for what in LEAVES)
+    private = [what for mode, what in IN_PRIVATE_MODES.items() if mode in policy.modes]
+    leaves = "\n".join(f"  • {what}" for what in (*LEAVES, *private))
     return Group(
         Panel(terms, title="The grant that your wallet signs", title_align="left"),
         Panel(f"{leaves}\n\n{STAYS}", title="What will leave this machine", title_align="left"),

@@ -1,6 +1,6 @@
 """Candidate and gain, chosen on images that members held out, by members who may not all be honest."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,13 @@ def choose(
     candidates: Sequence[CandidateName],
     gains: Sequence[float],
     weights: Mapping[str, int] | None = None,
+    eligible: Collection[CandidateName] | None = None,
 ) -> tuple[GainScore, tuple[GainScore, ...]]:
     """The candidate and gain whose weighted median of held-out losses is least, and what everything scored.
 
     Where two are equal, the smaller gain and then the earlier candidate. ``weights`` are the contributions' by grant,
-    one where a scorer has none. The median moves little for one liar, whatever number it reports.
+    one where a scorer has none; ``eligible`` are the candidates that may be chosen, all by default. The median moves
+    little for one liar, whatever number it reports.
 
     Raises:
         BadInput: nobody scored, or a report is not about these candidates and gains.
@@ -36,7 +38,8 @@ def choose(
         for i, name in enumerate(candidates)
         for j, gain in enumerate(gains)
     )
-    return min(scores, key=lambda score: (score.loss, score.gain)), scores
+    open_to_choice = [score for score in scores if eligible is None or score.candidate in eligible]
+    return min(open_to_choice, key=lambda score: (score.loss, score.gain)), scores
 
 
 def weighted_median(values: NDArray[np.float64], weights: NDArray[np.int64]) -> float:

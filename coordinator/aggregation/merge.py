@@ -82,7 +82,8 @@ class Counted:
 class Account:
     """What a merge made of one contribution."""
 
-    norm: float
+    norm: float | None
+    """‖Δ‖, Frobenius; None where nobody may see it."""
     weight: int
     """What its delta and statistics were multiplied by in the sums."""
     note: str
@@ -98,7 +99,8 @@ class Merged:
     adapter: dict[str, Factors]
     rank: int
     tail: float
-    commitment: str
+    commitment: str | None
+    """Of the integer sums; None where noise was added to them."""
     accounts: dict[str, Account]
 
 

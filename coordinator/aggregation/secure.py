@@ -240,6 +240,10 @@ class Answers:
         return share.key_share_sha256 if peer in self.dropped else share.seed_share_sha256
 
 
+Stage = Keys | Shares | Inputs | Confirmations | Answers
+"""One of the five."""
+
+
 def _with(taken: Mapping, said: Signed) -> dict:  # type: ignore[type-arg]
     said.check_integrity()
     node = said.document.node_key

@@ -12,7 +12,7 @@ Body = dict[str, Value]
 class Task:
     """What every connected node should do now. ``task_id`` is unique within the round."""
 
-    kind: Literal["train", "score"]
+    kind: Literal["train", "score", "mask"]
     task_id: str
     body: Body = field(repr=False)
 
@@ -33,6 +33,10 @@ class Exchange(Protocol):
 
     def wanted(self, node_id: int, task: Task) -> bool:
         """Whether this node should (still) answer: false once its answer is stored or it has no part in the round."""
+        ...
+
+    def own_part(self, node_id: int, task: Task) -> Body:
+        """What this node is told beside the task's body; empty where all are told the same."""
         ...
 
     def receive(self, task: Task, node_id: int, reply: Body) -> None:

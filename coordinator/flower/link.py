@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
@@ -43,7 +43,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExec
 from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 
-from coordinator.flower.exchange import Task, load_exchange
+from coordinator.flower.exchange import Body, Task, load_exchange
 from coordinator.flower.relay import Reply, relay
 from processes.children import PARENT, end_with_parent
 from protocol.errors import Conflict, NotAllowed, Unreachable
@@ -52,7 +52,7 @@ EXCHANGE = "COTERIE_EXCHANGE"
 TOKEN = "COTERIE_TASK_TOKEN"  # noqa: S105 - the name of a variable
 POLL_INTERVAL = 0.5  # seconds between two looks for a run that was started
 MESSAGE_LIFE = 7 * 24 * 3600.0  # seconds; rounds last days at most, and a lost message is sent again
-MESSAGE_TYPES = {"train": "train", "score": "evaluate"}
+MESSAGE_TYPES = {"train": "train", "score": "evaluate", "mask": "query"}
 ENDED = {"completed", "failed", "stopped"}
 LOST = {ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE}
 
@@ -101,14 +101,20 @@ class GridLine:
         """Online nodes, each with the moment at which it was last activated."""
         return {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
 
-    def send(self, task: Task, node_ids: Collection[int]) -> dict[str, int]:
+    def send(self, task: Task, parts: Mapping[int, Body]) -> dict[str, int]:
         """One message to each node, all in one request; equal contents travel to the SuperLink once."""
-        content = RecordDict({"body": ConfigRecord(task.body)})
+        shared = RecordDict({"body": ConfigRecord(task.body)})
         messages = [
-            Message(content, node_id, MESSAGE_TYPES[task.kind], ttl=MESSAGE_LIFE, group_id=task.task_id)
-            for node_id in node_ids
+            Message(
+                RecordDict({"body": ConfigRecord(task.body | own)}) if own else shared,
+                node_id,
+                MESSAGE_TYPES[task.kind],
+                ttl=MESSAGE_LIFE,
+                group_id=task.task_id,
+            )
+            for node_id, own in parts.items()
         ]
-        pushed = zip(self._grid.push_messages(messages), node_ids, strict=True)
+        pushed = zip(self._grid.push_messages(messages), parts, strict=True)
         return {message_id: node_id for message_id, node_id in pushed if message_id}
 
     def replies(self, deliveries: Collection[str]) -> Iterable[Reply]:

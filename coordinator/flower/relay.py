@@ -7,7 +7,7 @@ keeps its work in memory; it is then given the task again.
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,8 +38,8 @@ class Line(Protocol):
         """Node id → a mark that changes whenever the node starts anew."""
         ...
 
-    def send(self, task: Task, node_ids: Collection[int]) -> dict[str, int]:
-        """Give the task to these nodes; delivery id → node id."""
+    def send(self, task: Task, parts: Mapping[int, Body]) -> dict[str, int]:
+        """Give the task to these nodes, each with its own part beside it; delivery id → node id."""
         ...
 
     def replies(self, deliveries: Collection[str]) -> Iterable[Reply]:
@@ -114,5 +114,5 @@ def _give_out(
     ]
     if not chosen:
         return
-    for delivery, node_id in line.send(task, chosen).items():
+    for delivery, node_id in line.send(task, {node_id: exchange.own_part(node_id, task) for node_id in chosen}).items():
         open_deliveries[delivery] = _Delivery(task, node_id, marks[node_id])

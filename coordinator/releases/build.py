@@ -1,5 +1,6 @@
 """Build a release's folder: adapter, manifest, card, samples. The same draft gives the same bytes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from coordinator.releases.card import card
 from coordinator.releases.samples import SAMPLES, draw_samples
 from protocol.adapter import dump_adapter
 from protocol.canonical import sha256
+from protocol.contribution import CandidateName
 from protocol.errors import BadInput
 from protocol.grant import RoundPlan
 from protocol.kohya import SD_SCRIPTS, dump_kohya
@@ -23,6 +25,7 @@ from protocol.manifest import (
     Removal,
 )
 from protocol.modelspec import ModelSpec, architecture_of, stamped
+from protocol.modes import GIVES_UP, Mode, PrivacySpent
 from protocol.peft_metadata import peft_metadata
 from protocol.policy import LICENCES, Verdict
 
@@ -32,6 +35,11 @@ KOHYA = "collective.safetensors"
 MANIFEST = "manifest.json"
 CARD = "README.md"
 PROMPTS = 8
+_RULES: Mapping[Mode, Literal["regression mean", "secret sum", "noised mean"]] = {
+    Mode.OPEN: "regression mean",
+    Mode.SECAGG: "secret sum",
+    Mode.DP: "noised mean",
+}
 
 
 @dataclass(frozen=True)
@@ -50,11 +58,14 @@ class ReleaseDraft:
     contributions: tuple[MergedContribution, ...]
     exclusions: tuple[Verdict, ...]
     removals: tuple[Removal, ...]
-    chosen: GainScore
+    candidate: CandidateName
+    """Which is published, and with what gain."""
+    gain: float
     scores: tuple[GainScore, ...]
     scored_by: int
     distillation: Distillation | None = None
     base_change: float | None = None
+    privacy: PrivacySpent | None = None
 
 
 def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Manifest:
@@ -82,14 +93,18 @@ def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Mani
         exclusions=draft.exclusions,
         removals=draft.removals,
         merge=Merge(
+            mode=draft.plan.mode,
+            gives_up=GIVES_UP[draft.plan.mode],
+            rule=_RULES[draft.plan.mode],
             regularisation=draft.plan.regularisation,
             rank=merged.rank,
             tail=merged.tail,
             commitment=merged.commitment,
-            candidate=draft.chosen.candidate,
+            privacy=draft.privacy,
+            candidate=draft.candidate,
             distillation=draft.distillation,
             base_change=draft.base_change,
-            gain=draft.chosen.gain,
+            gain=draft.gain,
             scores=draft.scores,
             scored_by=draft.scored_by,
         ),
@@ -106,7 +121,7 @@ def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Mani
 
 def _write_adapters(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path, licence: str) -> tuple[str, ...]:
     """The collective with its gain in diffusers' names, and in ComfyUI's and A1111's; the files' names."""
-    adapter, architecture = scaled_by(merged.adapter, draft.chosen.gain), architecture_of(base)
+    adapter, architecture = scaled_by(merged.adapter, draft.gain), architecture_of(base)
 
     def spec(implementation: str) -> dict[str, str]:
         entry = ModelSpec(

@@ -1,6 +1,9 @@
 """The model card: what a person reads first, in Hugging Face's README form."""
 
-from protocol.manifest import Manifest
+from collections.abc import Collection
+
+from protocol.manifest import Manifest, Merge, MergedContribution
+from protocol.modes import Mode
 
 _FRONT = """---
 library_name: diffusers
@@ -33,14 +36,8 @@ The base must hash to `{base_hash}`. The gain is folded in: load it at scale 1.
 
 {removals}{exclusions}
 ## How it was merged
-Regression mean over the members' input statistics, exact integer sums, commitment `{commitment}`; rank {rank}
-(the worst layer's tail is {tail:.2%}).{distillation} Published: {candidate}, gain {gain:g}, chosen by {scored_by}
-members on images they held out.
-
-| candidate | gain | held-out loss (median over members) |
-|---|---|---|
-{scores}
-
+{how}
+{given_up}
 ## Licence
 {licence_text}
 
@@ -62,22 +59,63 @@ def card(manifest: Manifest, prompts: tuple[str, ...]) -> str:
         contributions=_contributions(manifest),
         removals=_removals(manifest),
         exclusions=_exclusions(manifest),
-        commitment=manifest.merge.commitment,
-        rank=manifest.merge.rank,
-        tail=manifest.merge.tail,
-        gain=manifest.merge.gain,
-        scored_by=manifest.merge.scored_by,
-        candidate=manifest.merge.candidate,
+        how=_how(manifest),
+        given_up=_given_up(manifest.merge),
         change=_change(manifest.merge.base_change),
-        distillation=_distillation(manifest),
-        scores="\n".join(f"| {s.candidate} | {s.gain:g} | {s.loss:.4f} |" for s in manifest.merge.scores),
         licence_text=_licence(manifest),
     )
 
 
+def _how(manifest: Manifest) -> str:
+    merge = manifest.merge
+    match merge.mode:
+        case Mode.OPEN:
+            said = (
+                f"Regression mean over the members' input statistics, exact integer sums, commitment "
+                f"`{merge.commitment}`; rank {merge.rank}\n(the worst layer's tail is {merge.tail:.2%})."
+                f"{_distillation(manifest)}"
+            )
+        case Mode.SECAGG:
+            said = (
+                "Secure aggregation: members masked what they sent, and the coordinator could read the sum alone. The "
+                f"sum's\nwhole numbers have the commitment `{merge.commitment}`; rank {merge.rank}."
+            )
+        case Mode.DP:
+            said = f"Mean of clipped updates with discrete Gaussian noise; rank {merge.rank}.{_privacy(merge)}"
+    return said + _choice(merge, {f"without {one.contribution_id}" for one in manifest.contributions})
+
+
+def _choice(merge: Merge, left_out: Collection[str]) -> str:
+    shown = [one for one in merge.scores if one.candidate not in left_out]
+    if not shown:
+        return f" Published with gain {merge.gain:g}, fixed beforehand.\n"
+    rows = "\n".join(f"| {s.candidate} | {s.gain:g} | {s.loss:.4f} |" for s in shown)
+    return (
+        f" Published: {merge.candidate}, gain {merge.gain:g}, chosen by {merge.scored_by}\nmembers on images they held "
+        f"out.\n\n| candidate | gain | held-out loss (median over members) |\n|---|---|---|\n{rows}\n"
+    )
+
+
+def _privacy(merge: Merge) -> str:
+    spent = merge.privacy
+    if spent is None:
+        return ""
+    return (
+        f"\nAll {spent.releases} releases together tell of any one member at most ε = {spent.epsilon:.2f} at "
+        f"δ = {spent.delta:g} against its updates being zero,\nand ε = {spent.epsilon_replaced:.2f} against their "
+        "being any others."
+    )
+
+
+def _given_up(merge: Merge) -> str:
+    if not merge.gives_up:
+        return ""
+    return "\n".join([f"This mode (`{merge.mode}`) gives up:\n", *(f"- {one}" for one in merge.gives_up), ""])
+
+
 def _contributions(manifest: Manifest) -> str:
     rows = [
-        f"| {c.member} | {len(c.tokens)} | {c.share:.1%} | {_influence(c.influence)} | {', '.join(c.licences)} "
+        f"| {c.member} | {len(c.tokens)} | {c.share:.1%} | {_influence(c)} | {', '.join(c.licences)} "
         f"| `{c.contribution_id}` {c.note} |"
         for c in manifest.contributions
     ]
@@ -100,9 +138,10 @@ def _change(value: float | None) -> str:
     return "" if value is None else f"\nOn pictures that the base draws of itself, its answers moved by {value:.0%}."
 
 
-def _influence(value: float | None) -> str:
-    """How far the collective moves without the contribution."""
-    return "not measured" if value is None else f"{value:.1%}"
+def _influence(one: MergedContribution) -> str:
+    """How far the collective moves without the contribution, and what members' scores say of that."""
+    moved = "not measured" if one.influence is None else f"{one.influence:.1%}"
+    return moved if one.worth is None else f"{moved}, loss {one.worth:+.4f} without it"
 
 
 def _removals(manifest: Manifest) -> str:

@@ -6,6 +6,7 @@ So what is published is what was scored, also when the coordinator was killed in
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Self
 
 from coordinator.aggregation.merge import Account, Merged
 from coordinator.rounds.files import store_folder
@@ -18,6 +19,10 @@ from protocol.manifest import Distillation
 ACCOUNT = "merge.json"
 MERGED: CandidateName = "regression mean"
 DISTILLED: CandidateName = "distilled"
+TRIMMED: CandidateName = "without outliers"
+DISTILLED_TRIMMED: CandidateName = "distilled without outliers"
+MEAN: CandidateName = "mean"
+"""Of a private mode."""
 TOLERANCE = 0.2
 """How far signed statistics may be from those drawn again: another machine rounds otherwise, and drawing amplifies.
 
@@ -35,69 +40,125 @@ class Distilled:
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """Everything that a round merged: what the sums gave, and what was made of it.
+class Made:
+    """One merge, and what distillation made of it."""
+
+    merged: Merged
+    distilled: Distilled | None = None
+
+
+@dataclass(frozen=True)
+class Candidates(Made):
+    """Everything that a round merged: of the whole set by the policy's rule, and beside it.
 
     ``statistics_errors`` are by contribution, ``base_changes`` (how far the base's own answers move) by candidate.
     """
 
-    merged: Merged
-    distilled: Distilled | None = None
     statistics_errors: Mapping[str, float] = field(default_factory=dict)
     base_changes: Mapping[CandidateName, float] = field(default_factory=dict)
+    first: CandidateName = MERGED
+    """What ``merged`` is called."""
+    trimmed: Made | None = None
+    """The same without those that lie far from all others; None where nobody does, or the policy has a rule itself."""
+    left_out: Mapping[str, Adapter] = field(default_factory=dict)
+    """By contribution, the regression mean without it: scored to know what it is worth, never published."""
 
     @property
     def names(self) -> tuple[CandidateName, ...]:
-        """In the order in which they are scored: the exact one first."""
-        return (MERGED, DISTILLED) if self.distilled else (MERGED,)
+        """Of all that may be published, in the order in which they are scored: the exact one first."""
+        own = (self.first, DISTILLED) if self.distilled else (self.first,)
+        if self.trimmed is None:
+            return own
+        return (*own, TRIMMED, DISTILLED_TRIMMED) if self.trimmed.distilled else (*own, TRIMMED)
 
-    def note(self, contribution_id: str) -> str:
-        """Why a contribution counts for less, or in another way, than its weight says; empty if it does not."""
-        said = self.merged.accounts[contribution_id].note
+    @property
+    def scored(self) -> tuple[CandidateName, ...]:
+        """Of all that members score."""
+        return (*self.names, *(without(key) for key in sorted(self.left_out)))
+
+    def of(self, name: CandidateName) -> Made:
+        """The merge that a candidate came from."""
+        return self.trimmed if self.trimmed and name in (TRIMMED, DISTILLED_TRIMMED) else self
+
+    def note(self, name: CandidateName, contribution_id: str) -> str:
+        """Why a contribution counts in a candidate for less, or otherwise, than its weight says; empty if not."""
+        said = self.of(name).merged.accounts[contribution_id].note
         if self.statistics_errors.get(contribution_id, 0.0) > TOLERANCE:
             said = f"{said} Its statistics are not what its adapter reads: the others' mean stands for them.".strip()
         return said
 
     def adapter(self, name: CandidateName) -> Adapter:
         """At gain 1."""
-        return self.distilled.adapter if self.distilled and name == DISTILLED else self.merged.adapter
+        for key, adapter in self.left_out.items():
+            if name == without(key):
+                return adapter
+        made = self.of(name)
+        return (
+            made.distilled.adapter if made.distilled and name in (DISTILLED, DISTILLED_TRIMMED) else made.merged.adapter
+        )
+
+
+def without(contribution_id: str) -> CandidateName:
+    """What the regression mean without this contribution is called."""
+    return f"without {contribution_id}"
 
 
 class _Contribution(Document):
     """``Account`` on the disk."""
 
-    norm: float
+    norm: float | None
     weight: int
     note: str
     influence: float | None
 
 
-class _Account(Document):
-    """Everything of a merge but the tensors."""
+class _Made(Document):
+    """``Made`` on the disk, without its tensors."""
 
     rank: int
     tail: float
-    commitment: str
-    candidates: tuple[Candidate, ...]
+    commitment: str | None
     distillation: Distillation | None
+    contributions: dict[str, _Contribution]
+
+    @classmethod
+    def of(cls, made: Made) -> Self:
+        merged = made.merged
+        return cls(
+            rank=merged.rank,
+            tail=merged.tail,
+            commitment=merged.commitment,
+            distillation=made.distilled.account if made.distilled else None,
+            contributions={key: _Contribution(**asdict(one)) for key, one in merged.accounts.items()},
+        )
+
+    def with_tensors(self, merged: Adapter, distilled: Adapter | None) -> Made:
+        accounts = {key: Account(**one.model_dump()) for key, one in self.contributions.items()}
+        whole = Merged(dict(merged), self.rank, self.tail, self.commitment, accounts)
+        told = Distilled(distilled, self.distillation) if distilled is not None and self.distillation else None
+        return Made(whole, told)
+
+
+class _Account(Document):
+    """Everything of a round's merges but the tensors."""
+
+    candidates: tuple[Candidate, ...]
+    merge: _Made
+    trimmed: _Made | None
     statistics_errors: dict[str, float]
     base_changes: dict[CandidateName, float]
-    contributions: dict[str, _Contribution]
 
 
 def keep(folder: Path, made: Candidates) -> str:
     """Store the candidates durably under the hash of their list, which is returned."""
-    adapters = {name: dump_adapter(made.adapter(name)) for name in made.names}
+    adapters = {name: dump_adapter(made.adapter(name)) for name in made.scored}
     candidates = tuple(Candidate(name=name, sha256=sha256(data)) for name, data in adapters.items())
     account = _Account(
-        rank=made.merged.rank,
-        tail=made.merged.tail,
-        commitment=made.merged.commitment,
         candidates=candidates,
-        distillation=made.distilled.account if made.distilled else None,
+        merge=_Made.of(made),
+        trimmed=_Made.of(made.trimmed) if made.trimmed else None,
         statistics_errors=dict(made.statistics_errors),
         base_changes=dict(made.base_changes),
-        contributions={key: _Contribution(**asdict(one)) for key, one in made.merged.accounts.items()},
     )
     files = {_file(one.name): adapters[one.name] for one in candidates}
     store_folder(folder / candidates_hash(candidates), {**files, ACCOUNT: account.canonical()})
@@ -124,10 +185,19 @@ def read(folder: Path, kept: str) -> Candidates:
     """The candidates as they were scored. Raises ContentMismatch when the disk has spoilt one."""
     adapters = {one.name: load_adapter(read_adapter(folder, kept, one)) for one in read_list(folder, kept)}
     account = _account(folder / kept)
-    accounts = {key: Account(**one.model_dump()) for key, one in account.contributions.items()}
-    merged = Merged(adapters[MERGED], account.rank, account.tail, account.commitment, accounts)
-    distilled = Distilled(adapters[DISTILLED], account.distillation) if account.distillation else None
-    return Candidates(merged, distilled, account.statistics_errors, account.base_changes)
+    first = account.candidates[0].name
+    whole = account.merge.with_tensors(adapters[first], adapters.get(DISTILLED))
+    trimmed = account.trimmed
+    left_out = {key: adapters[without(key)] for key in account.merge.contributions if without(key) in adapters}
+    return Candidates(
+        whole.merged,
+        whole.distilled,
+        account.statistics_errors,
+        account.base_changes,
+        first,
+        trimmed.with_tensors(adapters[TRIMMED], adapters.get(DISTILLED_TRIMMED)) if trimmed else None,
+        left_out,
+    )
 
 
 def _account(folder: Path) -> _Account:

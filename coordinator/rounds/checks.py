@@ -25,7 +25,10 @@ from protocol.adapter import (
 )
 from protocol.contribution import Contribution, ContributionHeader
 from protocol.errors import BadInput, ContributionRefused
+from protocol.fixed_factors import FixedFactors
 from protocol.grant import RoundPlan
+from protocol.modes import Mode
+from protocol.update import load_update
 
 HEADROOM = 16
 """The largest deltas of the embedded base fit a thousand times."""
@@ -87,10 +90,19 @@ def check(contribution: Contribution, terms: Terms) -> None:
     contribution.header.canonical()
     check_header(contribution.header, terms)
     contribution.check_integrity()
+    if terms.plan.mode is not Mode.OPEN:
+        load_update(contribution.adapter, fixed_factors(terms.layers, terms.base_hash, terms.plan).size)
+        return
     adapter, statistics = load_adapter(contribution.adapter), load_statistics(contribution.statistics)
     check_adapter(adapter, terms.layers, terms.plan)
     check_statistics(statistics, terms.layers, terms.plan)
     check_room(adapter, statistics)
+
+
+def fixed_factors(layers: Layers, base_hash: str, plan: RoundPlan) -> FixedFactors:
+    """The factors of a private round, from the shapes of the base's adapted layers."""
+    shapes = {name: (one.d_out, one.d_in // prod(one.kernel), *one.kernel) for name, one in layers.items()}
+    return FixedFactors.of(plan, base_hash, shapes)
 
 
 def check_header(header: ContributionHeader, terms: Terms) -> None:
@@ -112,6 +124,11 @@ def check_header(header: ContributionHeader, terms: Terms) -> None:
         raise ContributionRefused(f"{strange[0]} is not among the tokens that this round admits for the grant.")
     if all(use.held_out for use in header.tokens):
         raise ContributionRefused("The contribution was trained on no token.")
+    told = [header.statistics_sha256, header.recipe, header.training]
+    if terms.plan.mode is Mode.OPEN and None in told:
+        raise ContributionRefused("The contribution comes without its statistics, their recipe or its training.")
+    if terms.plan.mode is not Mode.OPEN and told != [None, None, None]:
+        raise ContributionRefused(f"The contribution tells more than a {terms.plan.mode} round takes.")
 
 
 def check_adapter(adapter: Adapter, layers: Layers, plan: RoundPlan) -> None:

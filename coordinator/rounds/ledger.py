@@ -12,6 +12,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from contracts_abi.model import Snapshot, Token
+from coordinator.aggregation.secure import Answers
 from coordinator.database import (
     ContributionRow,
     Database,
@@ -21,9 +22,10 @@ from coordinator.database import (
     RoundRow,
     RoundTokenRow,
     ScoreReportRow,
+    SecretSumRow,
 )
 from coordinator.eligibility.once import each_token_once
-from coordinator.rounds import events
+from coordinator.rounds import budget, events, sums
 from coordinator.rounds.checks import Layers, Terms, check
 from coordinator.rounds.files import store_folder
 from coordinator.rounds.queries import (
@@ -46,8 +48,10 @@ from coordinator.rounds.queries import (
     scorer_keys,
     verdicts_of,
 )
+from coordinator.rounds.records import add_contribution
 from coordinator.rounds.transitions import (
     ENDED,
+    EXCHANGES,
     FIRST_STATE,
     GATHERING,
     RoundKind,
@@ -68,9 +72,11 @@ from protocol.contribution import (
     TrainTask,
     candidates_hash,
 )
-from protocol.errors import Conflict, ContributionRefused
+from protocol.errors import Conflict, ContributionRefused, NotAllowed
 from protocol.grant import Grant, RoundPlan, StartRound
 from protocol.manifest import Manifest, Removal
+from protocol.masking import LEAST_MEMBERS
+from protocol.modes import Mode, PrivacySpent
 from protocol.policy import Policy, Verdict
 
 ADAPTER, STATISTICS = "adapter.safetensors", "statistics.safetensors"
@@ -144,9 +150,11 @@ class Ledger:
 
         Raises:
             Conflict: the order was used before, another round is under way, or too few members may take part.
+            NotAllowed: the policy has no such mode, or its ε is spent.
         """
         parts = _each_token_once(parts)
         enough = self._enough(parts)
+        self._policy.require_mode(order.plan.mode)
         with self._database.writing() as session:
             if session.scalar(select(RoundRow).where(RoundRow.order_nonce == order.nonce)):
                 raise Conflict("This order was given before.", "Sign a new one, with a new nonce.")
@@ -157,6 +165,9 @@ class Ledger:
                     f"{len(enough)} grants may take part at this block, and the quorum is {order.plan.quorum}.",
                     "Wait for more members, or lower the quorum.",
                 )
+            _require_secret(order.plan, len(enough))
+            taking_part = {part.grant.member for part in parts if part.grant.grant_id in enough}
+            self._require_budget(session, order.plan, taking_part)
             now = self._now()
             row = self._add_round(
                 session, RoundKind.TRAINING, order.digest()[:16], order.plan, order.base_hash, snapshot
@@ -189,12 +200,22 @@ class Ledger:
             removed = {lapse.contribution_id for lapse in died} & set(merged_ids(parent))
             if not removed:
                 return None
+            if _plan(parent).mode is Mode.SECAGG:
+                self._note(
+                    session,
+                    "release.outdated",
+                    "The newest release is a secret sum with a contribution that is no longer live. It cannot be taken "
+                    "out: start a new round.",
+                    cid=release.cid,
+                    contributions=sorted(removed),
+                )
+                return None
             number = next_number(session)
             row = self._add_round(
                 session,
                 RoundKind.REMOVAL,
                 sha256(f"removal {number} {release.cid}".encode())[:16],
-                RoundPlan.model_validate_json(parent.plan),
+                _plan(parent),
                 parent.base_hash,
                 snapshot,
             )
@@ -229,7 +250,7 @@ class Ledger:
         """The round's snapshot was forked away: it goes on at this one, with ``parts`` as they are there.
 
         Who has too few admitted tokens by now is not waited for, and what was trained on a token that is not admitted
-        any more dies. Nobody's part grows, and nothing else is asked for again.
+        any more dies. Nobody's part grows, and nothing else is asked for again. A round with a secret sum is cancelled.
         """
         parts = _each_token_once(parts)
         enough = self._enough(parts)
@@ -248,6 +269,10 @@ class Ledger:
                 before=before.model_dump(mode="json"),
                 snapshot=snapshot.model_dump(mode="json"),
             )
+            if _plan(row).mode is Mode.SECAGG:
+                why = "A secret sum cannot do without one member's part; start the round again."
+                self._move(session, row, Step(RoundState.CANCELLED, why))
+                return
             for part in parts:
                 self._narrow(session, row, part, snapshot, expected=part.grant.grant_id in enough)
 
@@ -406,20 +431,35 @@ class Ledger:
             round_row(session, round_id).run_id = run_id
 
     def set_candidates(self, round_id: str, merged: Collection[str], candidates_hash: str) -> None:
-        """The merge is done: these contributions, these candidates. The members score them next."""
+        """The merge is done: these contributions, these candidates. The members score them next, but not in ``dp``."""
         with self._database.writing() as session:
             row = round_row(session, round_id)
             row.merged, row.candidates_hash = json.dumps(sorted(merged)), candidates_hash
             row.scoring_since = self._now()
-            self._move(
-                session, row, Step(RoundState.SCORING, f"{len(merged)} contributions are merged; the members score.")
-            )
+            step = Step(RoundState.SCORING, f"{len(merged)} contributions are merged; the members score.")
+            if _plan(row).mode is Mode.DP:
+                step = Step(RoundState.PUBLISHING, f"{len(merged)} contributions are merged, with noise.")
+            self._move(session, row, step)
+
+    def require_budget(self, round_id: str) -> None:
+        """Raises NotAllowed when a ``dp`` release of what is live now would tell of a member beyond the policy's ε."""
+        with self._database.reading() as session:
+            row = round_row(session, round_id)
+            self._require_budget(session, _plan(row), {one.member for one in mergeable(session, row)})
+
+    def privacy_after(self, round_id: str) -> PrivacySpent | None:
+        """What all releases tell of a member once this round's is out; None in other modes than ``dp``."""
+        with self._database.reading() as session:
+            row = round_row(session, round_id)
+            plan, members = _plan(row), {one.member for one in mergeable(session, row)}
+            return budget.after(session, plan, members) if plan.mode is Mode.DP else None
 
     def publish(self, round_id: str, cid: str, manifest: Manifest) -> None:
         """The release is in the store and read back.
 
         Raises:
             Conflict: the live contributions have changed since the merge; the round merges again.
+            NotAllowed: another ``dp`` release came first, and with both the policy's ε would be spent.
         """
         with self._database.writing() as session:
             row = round_row(session, round_id)
@@ -427,6 +467,7 @@ class Ledger:
             latest = latest_release(session)
             if standing.live != standing.merged or manifest.parent != (latest.cid if latest else None):
                 raise Conflict("The contributions or the newest release have changed since the merge.")
+            self._require_budget(session, manifest.plan, {one.member for one in manifest.contributions})
             row.cid = cid
             session.add(
                 ReleaseRow(
@@ -566,6 +607,8 @@ class Ledger:
         return row
 
     def _move(self, session: Session, row: RoundRow, step: Step) -> None:
+        if row.state in EXCHANGES and step.to not in ENDED and _plan(row).mode is Mode.SECAGG:
+            step = self._close_exchange(session, row, step)
         require_allowed(RoundState(row.state), step.to)
         row.state = step.to
         if step.to in (RoundState.FAILED, RoundState.CANCELLED):
@@ -574,13 +617,30 @@ class Ledger:
             session, f"round.{step.to}", f"The round is {step.to}. {step.reason}", round_id=row.round_id, state=step.to
         )
 
+    def _close_exchange(self, session: Session, row: RoundRow, step: Step) -> Step:
+        """The step itself, or the end of the round where too few answered; the last exchange has nothing to close."""
+        stage = sums.stage_of(session, row)
+        try:
+            if not isinstance(stage, Answers):
+                stage.close()
+        except (Conflict, NotAllowed) as end:
+            return Step(RoundState.FAILED, end.message)
+        if row.state == RoundState.MASKING:
+            row.merged = json.dumps([one.contribution_id for one in mergeable(session, row)])
+        session.get_one(SecretSumRow, row.round_id).since = self._now()
+        return step
+
+    def _require_budget(self, session: Session, plan: RoundPlan, members: Collection[str]) -> None:
+        if plan.mode is Mode.DP:
+            budget.require(session, plan, members, self._policy.epsilon_limit)
+
     def _standing(self, session: Session, row: RoundRow) -> Standing:
         return Standing(
             kind=RoundKind(row.kind),
             state=RoundState(row.state),
             now=self._clock(),
             deadline=row.deadline,
-            quorum=RoundPlan.model_validate_json(row.plan).quorum,
+            quorum=_plan(row).quorum,
             expected=expected_grants(parts_of(session, row.round_id)),
             contributed=contributed_grants(session, row.round_id),
             live=frozenset(one.contribution_id for one in mergeable(session, row)),
@@ -589,6 +649,8 @@ class Ledger:
             scorers=scorer_keys(session, row),
             scored=scored_keys(session, row),
             scoring_ends=(row.scoring_since or 0) + self._scoring_seconds,
+            exchanged=sums.exchanged(session, row),
+            is_sealed=_plan(row).mode is Mode.SECAGG,
         )
 
     def _terms(self, session: Session, round_id: str, node_key: str, layers: Layers) -> Terms:
@@ -624,7 +686,7 @@ class Ledger:
             raise Conflict(f"The round does not take this grant's contribution: {part.reason}")
         if header.grant_id in contributed_grants(session, round_id):
             raise Conflict("The round has a contribution of this grant already.")
-        row = self._add_contribution(session, contribution, header.grant_id, "live", None)
+        row = add_contribution(session, contribution, header.grant_id, "live", None, self._now())
         part.reason = None
         self._note(
             session,
@@ -642,27 +704,8 @@ class Ledger:
             if grant_id in contributed_grants(session, round_id):
                 return
             if session.get(ContributionRow, contribution.contribution_id) is None:
-                self._add_contribution(session, contribution, grant_id, "refused", refusal.message)
+                add_contribution(session, contribution, grant_id, "refused", refusal.message, self._now())
             self._give_up(session, part, f"The contribution was refused: {refusal.message}")
-
-    def _add_contribution(
-        self, session: Session, contribution: Contribution, grant_id: str, state: str, reason: str | None
-    ) -> ContributionRow:
-        row = ContributionRow(
-            contribution_id=contribution.contribution_id,
-            round_id=contribution.header.round_id,
-            grant_id=grant_id,
-            member=session.get_one(GrantRow, grant_id).member,
-            header=contribution.header.canonical().decode(),
-            signature=contribution.signature,
-            size=len(contribution.adapter) + len(contribution.statistics),
-            received_at=self._now(),
-            state=state,
-            reason=reason,
-        )
-        session.add(row)
-        session.flush()
-        return row
 
     def _enough(self, parts: Sequence[Part]) -> set[str]:
         """The grants that have as many admitted tokens as the policy asks for."""
@@ -761,6 +804,18 @@ def _add_tokens(session: Session, round_id: str, part: Part) -> None:
                 allow=verdict.allow,
                 verdict=verdict.canonical().decode(),
             )
+        )
+
+
+def _plan(row: RoundRow) -> RoundPlan:
+    return RoundPlan.model_validate_json(row.plan)
+
+
+def _require_secret(plan: RoundPlan, members: int) -> None:
+    if plan.mode is Mode.SECAGG and members < LEAST_MEMBERS:
+        raise Conflict(
+            f"{members} members are too few for a secret sum: it takes {LEAST_MEMBERS}.",
+            "Wait for more members, or plan a round in another mode.",
         )
 
 

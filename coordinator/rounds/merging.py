@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from coordinator.aggregation.merge import Anchor, Merged, MergeInput, merge
 from coordinator.rounds import candidate
-from coordinator.rounds.candidate import Candidates, Distilled
+from coordinator.rounds.candidate import Candidates, Distilled, Made
 from coordinator.rounds.files import store_folder
-from protocol.adapter import dump_statistics, load_adapter, load_statistics
+from protocol.adapter import Factors, dump_statistics, load_adapter, load_statistics
 from protocol.canonical import Document, canonical, sha256
 from protocol.errors import BadInput, ContributionRefused, Unreachable
 from protocol.grant import RoundPlan
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 
 STATISTICS = "statistics.safetensors"
+FEWEST_TO_TRIM = 5
+"""Multi-Krum takes a fifth to be bad: of fewer that is nobody."""
 
 
 class Ordered(Document):
@@ -100,7 +102,7 @@ def make(order: MergeOrder) -> Candidates:
         BadInput, ContributionRefused: these contributions cannot be merged.
     """
     if order.plan.distillation_steps == 0:
-        return Candidates(_merged(order, {}))
+        return Candidates(_merged(order, {}), trimmed=_trimmed(order, {}), left_out=_left_out(order, {}))
     from bases.loading import load_base
     from coordinator.distillation.lessons import change
 
@@ -109,16 +111,53 @@ def make(order: MergeOrder) -> Candidates:
     base = load_base(order.base)
     lessons, own = _taught(order, base), _base_lessons(order, base)
     errors = {key: float(one.error) for key, one in lessons.items()}
-    merged = _merged(order, errors, _anchor(order, base))
+    anchor = _anchor(order, base)
+    merged = _merged(order, errors, anchor)
     distilled = _distilled(order, base, merged, lessons, own)
+    trimmed = _trimmed(order, errors, anchor)
+    if trimmed:
+        trimmed = Made(trimmed.merged, _distilled(order, base, trimmed.merged, lessons, own))
     _keep_only(order.lessons, {*(_lessons_key(order, one) for one in order.contributions), *_base_keys(order)})
-    made = Candidates(merged, distilled, errors)
+    left_out = _left_out(order, errors, anchor)
+    made = Candidates(merged, distilled, errors, trimmed=trimmed, left_out=left_out)
     return replace(made, base_changes={name: change(base, made.adapter(name), own) for name in made.names})
 
 
 def _merged(order: MergeOrder, errors: Mapping[str, float], anchor: Anchor | None = None) -> Merged:
+    """The whole set, by the policy's rule."""
+    return merge(_inputs(order, errors), order.plan, order.robust, order.processes, order.sums, anchor)
+
+
+def _trimmed(order: MergeOrder, errors: Mapping[str, float], anchor: Anchor | None = None) -> Made | None:
+    """Without those whom Multi-Krum would leave out, for members' scores to compare.
+
+    A DAO whose policy names a rule has decided that question already.
+    """
+    if order.robust is not RobustRule.NONE or len(order.contributions) < FEWEST_TO_TRIM:
+        return None
+    sums = order.sums.with_name(f"{order.sums.name}-trimmed") if order.sums else None
+    merged = merge(_inputs(order, errors), order.plan, RobustRule.MULTI_KRUM, order.processes, sums, anchor)
+    return Made(merged) if any(account.weight == 0 for account in merged.accounts.values()) else None
+
+
+def _left_out(
+    order: MergeOrder, errors: Mapping[str, float], anchor: Anchor | None = None
+) -> dict[str, dict[str, Factors]]:
+    """By contribution, the merge without it, where the plan asks what each is worth by members' scores."""
+    if not order.plan.score_influence or len(order.contributions) < 2:
+        return {}
+    inputs = _inputs(order, errors)
+    return {
+        one.contribution_id: merge(
+            [other for other in inputs if other is not one], order.plan, order.robust, order.processes, None, anchor
+        ).adapter
+        for one in inputs
+    }
+
+
+def _inputs(order: MergeOrder, errors: Mapping[str, float]) -> list[MergeInput]:
     """Whoever's statistics are not what its adapter reads counts with the mean of the others'."""
-    inputs = [
+    return [
         MergeInput(
             one.contribution_id,
             one.weight,
@@ -128,7 +167,6 @@ def _merged(order: MergeOrder, errors: Mapping[str, float], anchor: Anchor | Non
         )
         for one in order.contributions
     ]
-    return merge(inputs, order.plan, order.robust, order.processes, order.sums, anchor)
 
 
 def _taught(order: MergeOrder, base: "Base") -> dict[str, "Lessons"]:

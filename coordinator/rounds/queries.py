@@ -19,6 +19,8 @@ from coordinator.database import (
 from coordinator.rounds.transitions import ENDED, GATHERING, RoundKind, RoundState
 from protocol.contribution import ContributionHeader
 from protocol.errors import NotFound
+from protocol.grant import RoundPlan
+from protocol.modes import Mode
 from protocol.policy import Verdict
 
 _IDS = TypeAdapter(tuple[str, ...])
@@ -116,7 +118,8 @@ def verdicts_of(session: Session, row: ContributionRow) -> tuple[Verdict, ...]:
 def mergeable(session: Session, row: RoundRow) -> list[ContributionRow]:
     """What a merge of this round takes, by id: the newest live contribution of every member in the epoch.
 
-    A removal takes what the newest release was merged from, as far as it is live: the same without the dead.
+    A removal takes what the newest release was merged from, as far as it is live: the same without the dead. A secret
+    sum is this round's alone, and only what was made in the same mode and between the same factors adds up.
     """
     if row.kind == RoundKind.REMOVAL:
         return [one for one in released(session) if one.state == "live"]
@@ -127,8 +130,21 @@ def mergeable(session: Session, row: RoundRow) -> list[ContributionRow]:
         .where(RoundRow.state.not_in(GATHERING | {RoundState.CANCELLED}) | (RoundRow.round_id == row.round_id))
         .order_by(RoundRow.number)
     )
-    newest = {one.member: one for one in live}
+    kinds = {one.round_id: _kind(one) for one in session.scalars(select(RoundRow))}
+    newest = {one.member: one for one in live if kinds[one.round_id] == kinds[row.round_id]}
     return sorted(newest.values(), key=lambda one: one.contribution_id)
+
+
+def _kind(row: RoundRow) -> tuple[object, ...]:
+    """Rounds of equal kinds make contributions that one merge may take together."""
+    plan = RoundPlan.model_validate_json(row.plan)
+    match plan.mode:
+        case Mode.OPEN:
+            return (plan.mode,)
+        case Mode.DP:
+            return plan.mode, plan.learned, plan.rank
+        case Mode.SECAGG:
+            return plan.mode, row.round_id
 
 
 def released(session: Session) -> list[ContributionRow]:

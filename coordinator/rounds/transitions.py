@@ -10,6 +10,10 @@ from protocol.errors import Conflict
 class RoundState(StrEnum):
     OPEN = "open"
     TRAINING = "training"
+    SHARING = "sharing"
+    MASKING = "masking"
+    CONFIRMING = "confirming"
+    UNMASKING = "unmasking"
     MERGING = "merging"
     SCORING = "scoring"
     PUBLISHING = "publishing"
@@ -26,18 +30,34 @@ class RoundKind(StrEnum):
 _STOP = frozenset({RoundState.FAILED, RoundState.CANCELLED})
 ALLOWED: Mapping[RoundState, frozenset[RoundState]] = {
     RoundState.OPEN: _STOP | {RoundState.TRAINING},
-    RoundState.TRAINING: _STOP | {RoundState.MERGING},
-    RoundState.MERGING: _STOP | {RoundState.SCORING},
+    RoundState.TRAINING: _STOP | {RoundState.SHARING, RoundState.MERGING},
+    RoundState.SHARING: _STOP | {RoundState.MASKING},
+    RoundState.MASKING: _STOP | {RoundState.CONFIRMING},
+    RoundState.CONFIRMING: _STOP | {RoundState.UNMASKING},
+    RoundState.UNMASKING: _STOP | {RoundState.MERGING},
+    RoundState.MERGING: _STOP | {RoundState.SCORING, RoundState.PUBLISHING},
     RoundState.SCORING: _STOP | {RoundState.MERGING, RoundState.PUBLISHING},
     RoundState.PUBLISHING: _STOP | {RoundState.MERGING, RoundState.PUBLISHED},
     RoundState.PUBLISHED: frozenset(),
     RoundState.FAILED: frozenset(),
     RoundState.CANCELLED: frozenset(),
 }
-"""Back to merging is the way when a merged contribution dies before its release is out."""
+"""Back to merging is the way when a merged contribution dies before its release is out.
+
+The four states after training are the exchanges of a secret sum. A ``dp`` round goes from merging to publishing: scores
+of its candidate would tell what the noise hides.
+"""
 
 ENDED = frozenset(state for state, after in ALLOWED.items() if not after)
-GATHERING = frozenset({RoundState.OPEN, RoundState.TRAINING})
+EXCHANGES = (
+    RoundState.TRAINING,
+    RoundState.SHARING,
+    RoundState.MASKING,
+    RoundState.CONFIRMING,
+    RoundState.UNMASKING,
+)
+"""Of a secret sum, in their order; keys are made when training is done."""
+GATHERING = frozenset({RoundState.OPEN, *EXCHANGES})
 """States in which a round's contributions are not complete, so that no other round merges them."""
 
 FIRST_STATE = {RoundKind.TRAINING: RoundState.OPEN, RoundKind.REMOVAL: RoundState.MERGING}
@@ -47,6 +67,17 @@ def require_allowed(before: RoundState, after: RoundState) -> None:
     """Raises Conflict for a move that no round makes."""
     if after not in ALLOWED[before]:
         raise Conflict(f"A round that is {before} does not become {after}.")
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """How an exchange of a secret sum stands: who is asked, who has answered (node keys), and until when."""
+
+    asked: frozenset[str]
+    answered: frozenset[str]
+    ends: float
+    enough: bool = False
+    """Whether what has come is all that it takes; then nobody else is waited for."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +104,10 @@ class Standing:
     scored: frozenset[str] = frozenset()
     """Node keys whose scores of the candidate are stored."""
     scoring_ends: float = 0.0
+    exchanged: Exchanged | None = None
+    """Of the present exchange; None in other modes than ``secagg``, and in other states."""
+    is_sealed: bool = False
+    """Whether the merge is a secret sum, which cannot be taken apart."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +123,12 @@ def next_step(standing: Standing) -> Step | None:
     match standing.state:
         case RoundState.OPEN:
             return Step(RoundState.TRAINING, f"{len(standing.expected)} grants are to contribute.")
+        case _ if standing.exchanged:
+            return _broken(standing) or _after_exchange(standing, standing.exchanged)
         case RoundState.TRAINING:
             return _after_training(standing)
         case RoundState.MERGING:
-            return _before_merging(standing)
+            return _before_merging(standing) or _broken(standing)
         case RoundState.SCORING:
             return _before_merging(standing) or _again(standing) or _after_scoring(standing)
         case RoundState.PUBLISHING:
@@ -112,6 +149,17 @@ def _after_training(standing: Standing) -> Step | None:
     return Step(RoundState.FAILED, f"{why} The quorum is {standing.quorum}.")
 
 
+def _after_exchange(standing: Standing, exchanged: Exchanged) -> Step | None:
+    """Whether so many answers open a sum is for the exchange itself to say, when it is closed."""
+    why = f"{len(exchanged.answered)} of {len(exchanged.asked)} members have answered."
+    if not (exchanged.enough or exchanged.asked <= exchanged.answered or exchanged.ends <= standing.now):
+        return None
+    if len(exchanged.answered) < standing.quorum:
+        return Step(RoundState.FAILED, f"{why} The quorum is {standing.quorum}.")
+    after = (*EXCHANGES, RoundState.MERGING)[EXCHANGES.index(standing.state) + 1]
+    return Step(after, why)
+
+
 def _before_merging(standing: Standing) -> Step | None:
     if not standing.live:
         return Step(
@@ -123,10 +171,21 @@ def _before_merging(standing: Standing) -> Step | None:
     return None
 
 
+def _broken(standing: Standing) -> Step | None:
+    """A secret sum ends with the first contribution that does."""
+    if not standing.is_sealed or not standing.merged or standing.live == standing.merged:
+        return None
+    return Step(
+        RoundState.FAILED,
+        "A contribution ended before its release was out, and a secret sum cannot be taken apart: start a new round.",
+    )
+
+
 def _again(standing: Standing) -> Step | None:
     if standing.live == standing.merged:
         return None
-    return Step(RoundState.MERGING, "The live contributions have changed since the candidate was merged.")
+    why = "The live contributions have changed since the candidate was merged."
+    return _broken(standing) or Step(RoundState.MERGING, why)
 
 
 def _after_scoring(standing: Standing) -> Step | None:

@@ -4,7 +4,7 @@ import fcntl
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
@@ -19,17 +19,22 @@ from coordinator.database import Database
 from coordinator.eligibility.verdicts import opening_verdicts, take_snapshot
 from coordinator.releases.build import MANIFEST, ReleaseDraft, build
 from coordinator.releases.store import CarStore
-from coordinator.rounds import candidate
-from coordinator.rounds.candidate import Candidates
+from coordinator.rounds import candidate, private
+from coordinator.rounds.candidate import Candidates, without
+from coordinator.rounds.checks import adapted_layers, fixed_factors
 from coordinator.rounds.ledger import Ledger, LiveContribution, RoundFacts
 from coordinator.rounds.merging import MergeOrder, Ordered, merge_in_child
+from coordinator.rounds.secret import SecretSums
 from coordinator.rounds.transitions import RoundState, Step, next_step
 from coordinator.watching.forks import Forks
 from coordinator.watching.watcher import Watcher
-from coordinator.wiring import ledger_of, sources_of
+from coordinator.wiring import ledger_of, secret_sums_of, sources_of
 from protocol.adapter import load_adapter
-from protocol.errors import BadInput, Conflict, CoterieError
-from protocol.manifest import BaseReference, Manifest, MergedContribution
+from protocol.contribution import CandidateName, ScoreReport
+from protocol.errors import BadInput, Conflict, CoterieError, NotAllowed
+from protocol.grant import RoundPlan
+from protocol.manifest import BaseReference, GainScore, Manifest, MergedContribution
+from protocol.modes import Mode
 
 RUN_CHECK_SECONDS = 5.0
 REST_SECONDS = 10.0
@@ -58,7 +63,9 @@ class Worker:
         """``runs`` reaches the SuperLink, or raises Unreachable while there is none."""
         self._settings = settings
         self._runs = runs
-        self._ledger: Ledger = ledger_of(settings, Database(settings.database))
+        database = Database(settings.database)
+        self._ledger: Ledger = ledger_of(settings, database)
+        self._secret: SecretSums = secret_sums_of(settings, database)
         self._store = CarStore(settings.store)
         self._rpc = rpc = Rpc(settings.rpc_url)
         policy, sources = settings.loaded_policy, sources_of(settings)
@@ -91,6 +98,7 @@ class Worker:
 
     def advance(self, round_id: str) -> None:
         """Do what is due of one round, until it waits for something."""
+        self._begin(self._ledger.facts(round_id))
         while True:
             step = next_step(self._ledger.standing(round_id))
             if step:
@@ -107,9 +115,42 @@ class Worker:
                     self._keep_running(facts)
                 return
 
+    def _begin(self, facts: RoundFacts) -> None:
+        """Before a member can decline, a secret sum's terms are fixed."""
+        if facts.plan.mode is Mode.SECAGG and facts.state is RoundState.OPEN:
+            self._secret.begin(facts.round_id, adapted_layers(self._settings.base))
+
     def _merge(self, facts: RoundFacts) -> None:
-        live, settings = self._ledger.live_contributions(facts.round_id), self._settings
-        order = MergeOrder(
+        live = self._ledger.live_contributions(facts.round_id)
+        try:
+            kept = self._candidates(facts, live)
+        except (BadInput, Conflict, NotAllowed) as error:
+            self._ledger.move(facts.round_id, Step(RoundState.FAILED, f"The merge failed: {error.message}"))
+            return
+        self._ledger.set_candidates(facts.round_id, [one.contribution_id for one in live], kept)
+        log.info("merged", round_id=facts.round_id, contributions=len(live), candidates=kept)
+
+    def _candidates(self, facts: RoundFacts, live: Sequence[LiveContribution]) -> str:
+        """Merge, and keep what came of it; its hash.
+
+        Raises:
+            BadInput, Conflict, NotAllowed: these contributions cannot be merged, or not any more.
+        """
+        settings, plan = self._settings, facts.plan
+        if plan.mode is Mode.OPEN:
+            return merge_in_child(self._order(facts, live))
+        factors = fixed_factors(adapted_layers(settings.base), facts.base_hash, plan)
+        if plan.mode is Mode.DP:
+            self._ledger.require_budget(facts.round_id)
+            updates = {one.contribution_id: one.adapter for one in live}
+            return candidate.keep(settings.candidates, private.noised(updates, plan, factors))
+        weights = {one.contribution_id: one.weight for one in live}
+        total = self._secret.total(facts.round_id)
+        return candidate.keep(settings.candidates, private.opened(total, weights, plan, factors))
+
+    def _order(self, facts: RoundFacts, live: Sequence[LiveContribution]) -> MergeOrder:
+        settings = self._settings
+        return MergeOrder(
             plan=facts.plan,
             robust=settings.loaded_policy.robust,
             processes=settings.merge_processes,
@@ -120,13 +161,6 @@ class Worker:
             candidates=settings.candidates,
             sums=settings.sums if settings.keep_sums else None,
         )
-        try:
-            kept = merge_in_child(order)
-        except BadInput as error:
-            self._ledger.move(facts.round_id, Step(RoundState.FAILED, f"The merge failed: {error.message}"))
-            return
-        self._ledger.set_candidates(facts.round_id, [one.contribution_id for one in live], kept)
-        log.info("merged", round_id=facts.round_id, contributions=len(live), candidates=kept)
 
     def _publish(self, facts: RoundFacts) -> None:
         require_canonical(self._rpc, facts.snapshot)
@@ -140,15 +174,17 @@ class Worker:
         except Conflict as change:
             log.info("not published", round_id=facts.round_id, reason=change.message)
             return
+        except NotAllowed as spent:
+            self._ledger.move(facts.round_id, Step(RoundState.FAILED, spent.message))
+            return
         log.info("published", round_id=facts.round_id, cid=str(cid))
 
     def _build(self, facts: RoundFacts) -> Manifest:
         settings, ledger = self._settings, self._ledger
         made = candidate.read(settings.candidates, facts.candidates_hash or "")
         live, reports = ledger.live_contributions(facts.round_id), ledger.scores(facts.round_id)
-        weights = {one.header.grant_id: one.weight for one in live}
-        chosen, scores = choose(reports, made.names, facts.plan.gains, weights)
-        total = sum(account.weight for account in made.merged.accounts.values())
+        chosen, gain, scores = _chosen(facts.plan, made, live, reports)
+        source = made.of(chosen)
         draft = ReleaseDraft(
             dao=settings.loaded_policy.dao,
             round_id=facts.round_id,
@@ -159,16 +195,18 @@ class Worker:
             policy_hash=facts.policy_hash,
             snapshot=facts.snapshot,
             plan=facts.plan,
-            contributions=tuple(_account(one, total, made) for one in live),
+            contributions=tuple(_account(one, made, chosen, scores, facts.plan) for one in live),
             exclusions=ledger.exclusions(facts.round_id),
             removals=ledger.removals(),
-            chosen=chosen,
+            candidate=chosen,
+            gain=gain,
             scores=scores,
             scored_by=len(reports),
-            distillation=made.distilled.account if made.distilled else None,
-            base_change=made.base_changes.get(chosen.candidate),
+            distillation=source.distilled.account if source.distilled else None,
+            base_change=made.base_changes.get(chosen),
+            privacy=ledger.privacy_after(facts.round_id),
         )
-        merged = replace(made.merged, adapter=dict(made.adapter(chosen.candidate)))
+        merged = replace(source.merged, adapter=dict(made.adapter(chosen)))
         return build(draft, merged, settings.base, settings.releases / facts.round_id)
 
     def _keep_running(self, facts: RoundFacts) -> None:
@@ -209,9 +247,23 @@ def _ordered(one: LiveContribution) -> Ordered:
     )
 
 
-def _account(one: LiveContribution, total: int, made: Candidates) -> MergedContribution:
-    """What the manifest says of a contribution."""
-    account = made.merged.accounts[one.contribution_id]
+def _chosen(
+    plan: RoundPlan, made: Candidates, live: Sequence[LiveContribution], reports: Sequence[ScoreReport]
+) -> tuple[CandidateName, float, tuple[GainScore, ...]]:
+    """The candidate, its gain, and what was scored: nothing in ``dp``, where the plan says both beforehand."""
+    if plan.mode is Mode.DP:
+        return made.first, plan.gain, ()
+    weights = {one.header.grant_id: one.weight for one in live}
+    best, scores = choose(reports, made.scored, plan.gains, weights, made.names)
+    return best.candidate, best.gain, scores
+
+
+def _account(
+    one: LiveContribution, made: Candidates, chosen: CandidateName, scores: Sequence[GainScore], plan: RoundPlan
+) -> MergedContribution:
+    """What the manifest says of a contribution to the candidate that is published."""
+    accounts = made.of(chosen).merged.accounts
+    account, total = accounts[one.contribution_id], sum(each.weight for each in accounts.values())
     return MergedContribution(
         contribution_id=one.contribution_id,
         member=one.grant.member,
@@ -221,10 +273,24 @@ def _account(one: LiveContribution, total: int, made: Candidates) -> MergedContr
         signature=one.signature,
         weight=account.weight,
         share=account.weight / total,
-        rank=max(factors.rank for factors in load_adapter(one.adapter.read_bytes()).values()),
+        rank=_rank(one) if plan.mode is Mode.OPEN else plan.rank,
         norm=account.norm,
-        note=made.note(one.contribution_id),
+        note=made.note(chosen, one.contribution_id),
         statistics_error=made.statistics_errors.get(one.contribution_id),
         influence=account.influence,
+        worth=_worth(one.contribution_id, made, scores),
         licences=tuple(sorted({verdict.licence or "the DAO's own word" for verdict in one.verdicts})),
     )
+
+
+def _rank(one: LiveContribution) -> int:
+    return max(factors.rank for factors in load_adapter(one.adapter.read_bytes()).values())
+
+
+def _worth(contribution_id: str, made: Candidates, scores: Sequence[GainScore]) -> float | None:
+    """How much the held-out loss rises without the contribution, at the gain nearest to 1 that was scored."""
+    if contribution_id not in made.left_out:
+        return None
+    gain = min({score.gain for score in scores}, key=lambda gain: abs(gain - 1))
+    losses = {score.candidate: score.loss for score in scores if score.gain == gain}
+    return losses[without(contribution_id)] - losses[made.first]

@@ -28,6 +28,10 @@ IDS_SHOWN = 12
 STATES: Mapping[str, str] = {
     RoundState.OPEN: "about to begin",
     RoundState.TRAINING: "members are training, each on their own machine",
+    RoundState.SHARING: "members are sharing the keys of a secret sum",
+    RoundState.MASKING: "members are sending updates that only their sum can be read of",
+    RoundState.CONFIRMING: "members are confirming whose updates are in the sum",
+    RoundState.UNMASKING: "members are opening the sum together",
     RoundState.MERGING: "the contributions are being merged",
     RoundState.SCORING: "members are scoring the merged model on pictures they kept from training",
     RoundState.PUBLISHING: "the release is being built and read back",

@@ -23,6 +23,7 @@ from coordinator.identity.grants import SignedGrant, store_grant
 from coordinator.rounds.checks import adapted_layers
 from coordinator.rounds.exchange import RoundExchange
 from coordinator.rounds.ledger import Ledger, Part
+from coordinator.rounds.secret import SecretSums
 from coordinator.rounds.transitions import RoundState, Step
 from deploy.devchain.anvil import ANVIL_KEYS
 from protocol import node_key
@@ -74,7 +75,9 @@ class Round:
         parts = [Part(one, tuple(judge(POLICY, token, None) for token in one.tokens)) for one in self.grants.values()]
         self.round_id = self.ledger.open_training(order, sign(order, ANVIL_KEYS[0]), AT, parts)
         self.ledger.move(self.round_id, Step(RoundState.TRAINING, "All is set."))
-        self.exchange = RoundExchange(self.ledger, self.round_id, adapted_layers(base), self.folder / "candidates")
+        secret = SecretSums(self.database, POLICY, self.folder / "contributions", lambda: NOW)
+        layers, candidates = adapted_layers(base), self.folder / "candidates"
+        self.exchange = RoundExchange(self.ledger, secret, self.round_id, layers, candidates)
 
     def _join(self, key: str, number: int) -> None:
         node_key.create(self.key(key))

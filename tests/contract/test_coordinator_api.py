@@ -34,6 +34,7 @@ from coordinator.rounds.worker import Worker
 from coordinator.web.app import create_app
 from coordinator.web.service import Service
 from coordinator.web.views import public_state
+from coordinator.wiring import secret_sums_of
 from deploy.devchain.anvil import ANVIL_KEYS
 from protocol import node_key
 from protocol.contribution import ScoreTask, TrainTask
@@ -189,7 +190,9 @@ class Coordinator:
         return self.client.post("/api/v1/rounds", json=body)
 
     def exchange(self, round_id: str) -> RoundExchange:
-        return RoundExchange(self.ledger, round_id, adapted_layers(self.settings.base), self.settings.candidates)
+        secret = secret_sums_of(self.settings, self.service.database)
+        layers = adapted_layers(self.settings.base)
+        return RoundExchange(self.ledger, secret, round_id, layers, self.settings.candidates)
 
     def node_id(self, key: str) -> int:
         return self.registered(node_key.public_pem(node_key.public_of(self.node_key(key))))

@@ -141,8 +141,8 @@ def test_statistics_that_are_not_what_the_adapter_reads_are_noticed_and_not_used
     honest, other = (made.statistics_errors[one.contribution_id] for one in (members[0], members[2]))
     assert honest < 0.01
     assert other > 0.3
-    assert made.note(members[0].contribution_id) == ""
-    assert "not what its adapter reads" in made.note(members[2].contribution_id)
+    assert made.note("regression mean", members[0].contribution_id) == ""
+    assert "not what its adapter reads" in made.note("regression mean", members[2].contribution_id)
     told = [members[0].statistics, members[1].statistics, None]
     inputs = [MergeInput(m.contribution_id, 1, m.adapter, file) for m, file in zip(members, told, strict=True)]
     assert merge(inputs, PLAN).commitment == made.merged.commitment

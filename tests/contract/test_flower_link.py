@@ -37,16 +37,22 @@ EXCHANGE = """
 
         def __init__(self, folder):
             self.folder = folder
-            self.task = Task("train", "t1", {"model": bytes(1_000_000), "steps": 3, "rate": 0.5, "name": "nouns"})
+            self.masks = folder.name.startswith("mask")
+            kind = "mask" if self.masks else "train"
+            self.task = Task(kind, "t1", {"model": bytes(1_000_000), "steps": 3, "rate": 0.5, "name": "nouns"})
 
         def next_task(self):
             return self.task
+
+        def own_part(self, node_id, task):
+            return {"for": str(node_id)}
 
         def wanted(self, node_id, task):
             return not (self.folder / str(node_id)).exists()
 
         def receive(self, task, node_id, reply):
-            assert (reply["kind"], reply["steps"]) == ("train", 3)
+            assert (reply["kind"], reply["steps"]) == ("mask" if self.masks else "train", 3)
+            assert reply["for"] == str(node_id), "a node answered to what was meant for another"
             (self.folder / "new").write_bytes(reply["delta"])
             (self.folder / "new").rename(self.folder / str(node_id))
 
@@ -71,7 +77,7 @@ HANDLER = """
             if (self.home / "fails").exists():
                 raise BadInput("The dataset has no images.", "Choose more tokens.")
             assert len(body["model"]) == 1_000_000 and body["rate"] == 0.5 and body["name"] == "nouns"
-            return {"delta": os.urandom(1_000_000), "kind": kind, "steps": body["steps"]}
+            return {"delta": os.urandom(1_000_000), "kind": kind, "steps": body["steps"], "for": body["for"]}
 
     def handler_for(home):
         return Handler(home)
@@ -163,6 +169,14 @@ def test_a_task_reaches_every_registered_member_and_a_late_one_but_no_stranger(d
     dao.control.stop_run(run_id)  # nothing left to stop, and no error
     dao.nodes["stranger"].stop()
     dao.nodes["late"].stop()
+
+
+def test_an_exchange_of_a_secret_sum_reaches_the_members_with_what_is_for_each_alone(dao: Dao) -> None:
+    folder = dao.round_folder("masked")
+    run_id = dao.control.start_run("masked")
+    wait_until(lambda: len(list(folder.glob("[0-9]*"))) >= 2)
+    assert not list(folder.glob("failed-*"))
+    dao.control.stop_run(run_id)
 
 
 def test_a_member_who_cannot_do_the_task_says_why_in_one_sentence(dao: Dao) -> None:

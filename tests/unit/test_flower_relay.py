@@ -1,6 +1,6 @@
 """The relay's rules, with nodes and a round that exist in memory only."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from itertools import count
 
 from coordinator.flower.exchange import Body, Task
@@ -21,12 +21,16 @@ class Round:
         self.stored: dict[int, Body] = {}
         self.failures: list[tuple[int, str]] = []
         self.refuse: set[int] = set()
+        self.addressed: set[int] = set()
 
     def next_task(self) -> Task | None:
         return TRAIN
 
     def wanted(self, node_id: int, task: Task) -> bool:
         return node_id in self.members and node_id not in self.stored
+
+    def own_part(self, node_id: int, task: Task) -> Body:
+        return {"for": node_id} if node_id in self.addressed else {}
 
     def receive(self, task: Task, node_id: int, reply: Body) -> None:
         if node_id in self.refuse:
@@ -47,6 +51,7 @@ class Nodes:
     def __init__(self, turns: list[dict[int, str]]) -> None:
         self.turns = turns
         self.asked: list[int] = []
+        self.told: dict[int, Body] = {}
         self.answers: dict[int, Reply | None] = {}
         self._numbers = count()
         self._waiting: dict[str, int] = {}
@@ -55,9 +60,10 @@ class Nodes:
     def connected(self) -> dict[int, str]:
         return self.turns.pop(0) if len(self.turns) > 1 else self.turns[0]
 
-    def send(self, task: Task, node_ids: Collection[int]) -> dict[str, int]:
-        sent = {str(next(self._numbers)): node_id for node_id in node_ids}
-        self.asked += node_ids
+    def send(self, task: Task, parts: Mapping[int, Body]) -> dict[str, int]:
+        sent = {str(next(self._numbers)): node_id for node_id in parts}
+        self.asked += parts
+        self.told |= parts
         self._waiting |= sent
         return sent
 
@@ -80,6 +86,13 @@ def test_every_wanted_node_is_asked_once_and_its_answer_stored() -> None:
     nodes.run(a_round)
     assert sorted(nodes.asked) == [1, 2]
     assert a_round.stored == {1: {"delta": b"1"}, 2: {"delta": b"1"}}
+
+
+def test_a_node_is_told_what_is_for_it_alone_and_nobody_else_is() -> None:
+    nodes, a_round = Nodes([{1: "x", 2: "x"}]), Round({1, 2}, turns=4)
+    a_round.addressed = {2}
+    nodes.run(a_round)
+    assert nodes.told == {1: {}, 2: {"for": 2}}
 
 
 def test_a_node_that_connects_later_is_asked_then() -> None:

@@ -1,15 +1,13 @@
 """What a node does with tasks: it trains within its grant only, answers the same twice, and keeps the pictures."""
 
-import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import Chain
+from nft_parts import noun_uri
 
-from bases.nouns_art import svg
 from client.config import load_settings
 from client.node.tasks import TaskHandler
 from client.node.work import handler_for
@@ -175,14 +173,6 @@ def test_a_candidate_that_is_not_the_named_one_is_not_scored(member: Member) -> 
 def test_a_member_that_holds_nothing_out_declines_to_score(member: Member) -> None:
     reply = member.handler.handle("score", {"task": score_task(member, b"one").canonical(), "regression mean": b"one"})
     assert "holds no pictures out" in str(reply["declined"])
-
-
-def noun_uri(number: int) -> str:
-    tiles = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    picture = tiles.repeat(8, axis=0).repeat(8, axis=1)
-    image = "data:image/svg+xml;base64," + base64.b64encode(svg(picture).encode()).decode()
-    document = {"image": image, "attributes": [{"trait_type": "head", "value": f"head {number}"}]}
-    return "data:application/json;base64," + base64.b64encode(json.dumps(document).encode()).decode()
 
 
 @pytest.mark.slow

@@ -178,10 +178,17 @@ def test_a_stored_grant_is_found_again_the_longest_first(tmp_path: Path, public_
 def test_a_member_sees_each_token_and_what_will_leave(public_key: str) -> None:
     console = Console(width=100, file=io.StringIO(), record=True)
     console.print(verdict_table(verdicts(None)))
-    console.print(consent_panel(build_grant(DAO, NOUNS, verdicts(), public_key, 0)))
+    console.print(consent_panel(build_grant(DAO, NOUNS, verdicts(), public_key, 0), POLICY))
     shown = console.export_text()
     for words in ("Nouns", "allowed", "Apes", "denied", "names a licence", "adapter delta", "Pictures", "sent.jsonl"):
         assert words in shown
+
+
+def test_a_member_sees_what_leaves_in_the_private_modes_that_the_policy_allows(public_key: str) -> None:
+    console, private = Console(width=120, file=io.StringIO(), record=True), POLICY.model_copy(update={"modes": ("dp",)})
+    console.print(consent_panel(build_grant(DAO, NOUNS, verdicts(), public_key, 0), private))
+    shown = console.export_text()
+    assert "in a dp round" in shown and "secagg" not in shown
 
 
 def test_what_the_coordinator_refuses_is_the_same_error_here() -> None:

@@ -1,0 +1,27 @@
+"""Rows that more than one part of the rounds writes. Within the caller's transaction."""
+
+from sqlalchemy.orm import Session
+
+from coordinator.database import ContributionRow, GrantRow
+from protocol.contribution import Contribution
+
+
+def add_contribution(
+    session: Session, contribution: Contribution, grant_id: str, state: str, reason: str | None, now: int
+) -> ContributionRow:
+    """The row that makes a contribution exist; its files are on the disk before."""
+    row = ContributionRow(
+        contribution_id=contribution.contribution_id,
+        round_id=contribution.header.round_id,
+        grant_id=grant_id,
+        member=session.get_one(GrantRow, grant_id).member,
+        header=contribution.header.canonical().decode(),
+        signature=contribution.signature,
+        size=len(contribution.adapter) + len(contribution.statistics),
+        received_at=now,
+        state=state,
+        reason=reason,
+    )
+    session.add(row)
+    session.flush()
+    return row
