@@ -7,6 +7,7 @@ answer raises Unreachable, a block that is no longer in the chain raises Conflic
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 from eth_abi.abi import decode as abi_decode
@@ -22,7 +23,8 @@ from protocol.errors import BadInput, Conflict, Unreachable
 CALL_GAS = 5_000_000
 """A thousand calls to a contract that loops still end."""
 
-_NOBODY = "0x" + 40 * "0"
+WORD = 32
+"""Bytes of an ABI word."""
 
 Call = tuple[str, str, Sequence[object]]
 """Contract, signature and arguments."""
@@ -92,12 +94,15 @@ def decode(kind: str, answer: object) -> Any:
 
 def address_of(answer: object) -> str | None:
     """The address that an answer holds, checksummed; None for none, and for the zero address."""
-    return named(decode("address", answer))
+    return address_in(as_bytes(answer) or b"", 0)
 
 
-def named(address: str | None) -> str | None:
-    """Checksummed; None for the zero address, which is how contracts say nobody."""
-    return to_checksum_address(address) if address and address != _NOBODY else None
+def address_in(data: bytes, word: int) -> str | None:
+    """The address in one of an answer's words, counted from 0; None for no address, and for the zero address."""
+    found = data[word * WORD : (word + 1) * WORD]
+    if len(found) != WORD or any(found[:12]):
+        return None
+    return _checksummed(found[12:])
 
 
 def as_bytes(answer: object) -> bytes | None:
@@ -112,8 +117,20 @@ def as_bytes(answer: object) -> bytes | None:
 
 def calldata(signature: str, arguments: Sequence[object]) -> str:
     """Selector and ABI-encoded arguments, 0x-prefixed."""
-    types = [kind for kind in signature[signature.index("(") + 1 : -1].split(",") if kind]
-    return "0x" + (function_signature_to_4byte_selector(signature) + encode(types, arguments)).hex()
+    selector, types = _function(signature)
+    return "0x" + (selector + encode(types, arguments)).hex()
+
+
+@cache
+def _function(signature: str) -> tuple[bytes, tuple[str, ...]]:
+    types = tuple(kind for kind in signature[signature.index("(") + 1 : -1].split(",") if kind)
+    return function_signature_to_4byte_selector(signature), types
+
+
+@lru_cache(maxsize=20_000)
+def _checksummed(address: bytes) -> str | None:
+    """None for the zero address, which is how contracts say nobody."""
+    return str(to_checksum_address(address)) if any(address) else None
 
 
 def _pinned(rpc: Rpc, method: str, asked: Sequence[tuple[object, ...]], snapshot: Snapshot) -> list[Any]:

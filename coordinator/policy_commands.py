@@ -12,6 +12,7 @@ from rich.table import Table
 
 from contracts_abi.membership import read_standing
 from contracts_abi.model import Snapshot
+from contracts_abi.ownership.discovery import Sources
 from contracts_abi.rpc import Rpc
 from coordinator.config import ENVIRONMENT_PREFIX, load_policy
 from coordinator.eligibility.verdicts import take_snapshot, verdicts_for
@@ -44,7 +45,7 @@ def check_policy(
     chain = Rpc(rpc)
     snapshot = take_snapshot(chain, policy)
     standing = read_standing(chain, policy.membership, (owner,), snapshot) if policy.membership else None
-    found = verdicts_for(chain, policy, owner, snapshot)
+    found = verdicts_for(chain, policy, owner, snapshot, Sources(patience_s=float("inf")))
     if as_json:
         print(json.dumps(_explained(policy, owner, snapshot, standing, found), indent=2, ensure_ascii=False))
         return

@@ -3,11 +3,9 @@
 Only contracts that the policy lists are asked: whoever may write one could name anybody.
 """
 
-from contracts_abi.asking import as_bytes, named
+from contracts_abi.asking import address_in, as_bytes
 from contracts_abi.ownership.question import Claim, Question
 from contracts_abi.ownership.terms import Staking
-
-_WORD = 32
 
 
 def question(claim: Claim, staking: Staking) -> Question:
@@ -16,13 +14,7 @@ def question(claim: Claim, staking: Staking) -> Question:
     kinds = staking.function[staking.function.index("(") + 1 : -1].split(",")
     arguments = [token.token_id if kind == "uint256" else token.contract for kind in kinds]
     return Question(
-        (staking.contract, staking.function, arguments), (claim,), lambda answer: [_address_at(answer, staking.output)]
+        (staking.contract, staking.function, arguments),
+        (claim,),
+        lambda answer: [address_in(as_bytes(answer) or b"", staking.output)],
     )
-
-
-def _address_at(answer: object, word: int) -> str | None:
-    data = as_bytes(answer) or b""
-    found = data[word * _WORD : (word + 1) * _WORD]
-    if len(found) != _WORD or any(found[:12]):
-        return None
-    return named("0x" + found[12:].hex())

@@ -283,7 +283,7 @@ class Ledger:
         """The round's snapshot was forked away: it goes on at this one, with ``parts`` as they are there.
 
         Who has too few admitted tokens by now is not waited for, and what was trained on a token that is not admitted
-        any more dies. Nobody's part grows, and nothing else is asked for again.
+        any more dies. Nobody's part grows, and nothing else is asked for again. A round with a secret sum is cancelled.
         """
         parts = _each_token_once(parts)
         enough = self._enough(parts)
@@ -302,6 +302,10 @@ class Ledger:
                 before=before.model_dump(mode="json"),
                 snapshot=snapshot.model_dump(mode="json"),
             )
+            if _plan(row).mode is Mode.SECAGG:
+                why = "A secret sum cannot do without one member's part; start the round again."
+                self._move(session, row, Step(RoundState.CANCELLED, why))
+                return
             for part in parts:
                 self._narrow(session, row, part, snapshot, expected=part.grant.grant_id in enough)
 

@@ -25,14 +25,14 @@ class Forks:
         self._asked: tuple[str, frozenset[str]] | None = None
 
     def step(self, finalized: Snapshot) -> None:
-        """Raises Unreachable when the chain does not answer, or has not got as far as a round's snapshot."""
+        """Raises Unreachable when the chain does not answer."""
         taken = self._ledger.snapshots()
         question = (finalized.hash, frozenset(one.hash for one in taken.values()))
         if question == self._asked:
             return
         for round_id, snapshot in taken.items():
-            if is_canonical(self._rpc, snapshot):
-                continue
+            if finalized.number < snapshot.number or is_canonical(self._rpc, snapshot):
+                continue  # a node that lags behind says nothing
             grants = self._ledger.grants(round_id)
             parts = [Part(grant, tuple(self._verdicts(grant, finalized))) for grant in grants]
             self._ledger.ask_again(round_id, finalized, parts)

@@ -11,16 +11,20 @@ import test_coordinator_api as api
 from conftest import Chain, new_chain
 from round_parts import PLAN, adapter_for, contribution_for, reply_of, statistics_for, write_small_base
 from test_coordinator_api import ALICE, BOB, NOBODY, Coordinator, opened, score, state_of, train
+from web3.contract import Contract
 
+from client.wallet.grant import read_signals, require_own_judgement, unusable
 from contracts_abi.asking import is_canonical
 from contracts_abi.model import Snapshot, Token
 from contracts_abi.ownership.terms import Ownership, Rentals
+from contracts_abi.rpc import Rpc
 from coordinator.rounds.transitions import RoundState, Step
+from coordinator.watching.forks import Forks
 from deploy.devchain.anvil import FINALITY
 from deploy.devchain.deployment import ours
 from protocol.contribution import TrainTask
-from protocol.errors import Conflict, ContributionRefused, Unreachable
-from protocol.policy import CollectionRule, Policy
+from protocol.errors import Conflict, ContributionRefused, NotAllowed, Unreachable
+from protocol.policy import CollectionRule, Verdict
 
 pytestmark = pytest.mark.slow
 
@@ -142,6 +146,14 @@ def test_a_fork_that_leaves_too_few_ends_the_round_with_the_reason(here: Coordin
 
 
 def test_a_node_that_lags_behind_says_nothing_about_forks(here: Coordinator) -> None:
+    here.chain.anvil.finalize()
+    round_id, _ = opened(here, ALICE, BOB)
+    taken = here.ledger.snapshots()[round_id]
+    nobody_answers = Forks(Rpc("http://127.0.0.1:9"), here.ledger, lambda grant, at: ())
+    nobody_answers.step(taken.model_copy(update={"number": taken.number - 1, "hash": "0x" + "0" * 64}))
+    with pytest.raises(Unreachable, match="does not answer"):
+        nobody_answers.step(taken)
+    assert here.ledger.snapshots() == {round_id: taken}
     ahead = Snapshot(chain_id=31337, number=10**6, hash="0x" + "0" * 64, timestamp=1)
     with pytest.raises(Unreachable, match="does not know block 1000000 yet"):
         is_canonical(here.chain.rpc, ahead)
@@ -194,25 +206,47 @@ def test_a_token_that_moves_while_the_round_is_open_serves_the_seller_then_the_b
     assert live_members(here, second) == both, "what CC0 was given stays given"
 
 
+def with_rentable(chain: Chain, monkeypatch: pytest.MonkeyPatch, rentals: Rentals) -> Contract:
+    """Alice's tokens 0 and 1, of which bob has rented 0, in a collection of the policy's."""
+    nouns = chain.admin.deploy(ours("RentableNouns"))
+    chain.admin.act(nouns, "mintMany", chain.alice.address, 0, 2)
+    chain.alice.act(nouns, "setUser", 0, chain.bob.address, 2**40)
+    chain.anvil.finalize()
+    terms = Ownership(rentals=rentals)
+    rule = CollectionRule(contract=nouns.address, name="Rentable Nouns", licence="CC0", ownership=terms)
+    plain = api.policy_of(chain)
+    policy = plain.model_copy(update={"collections": (*plain.collections, rule)})
+    monkeypatch.setattr(api, "policy_of", lambda chain: policy)
+    return nouns
+
+
+def test_a_rented_token_is_shown_denied_and_the_client_agrees(
+    own: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nouns = with_rentable(own, monkeypatch, Rentals.DENIED)
+    here = Coordinator(own, tmp_path, write_small_base(tmp_path / "base"))
+    answer = here.client.get("/api/v1/verdicts", headers=here.sign_in(ALICE)).json
+    verdicts = {v.token: v for v in (Verdict.model_validate(one) for one in answer["verdicts"])}
+    rented, free = (own.token(nouns, n) for n in (0, 1))
+    assert verdicts[free].allow and not verdicts[rented].allow
+    assert f"it is rented out to {own.bob.address}" in verdicts[rented].reason
+    grant = here.grant(ALICE, (rented,), warrant="")
+    assert "admits no rented token" in api.problem(here.give(grant, ALICE), 403, "not-allowed")
+
+    snapshot = Snapshot.model_validate(answer["snapshot"])
+    signals = read_signals(own.rpc, verdicts, snapshot)
+    with pytest.raises(NotAllowed, match="broken or dishonest"):
+        require_own_judgement(here.policy, list(verdicts.values()), signals)
+    lost = unusable(own.rpc, here.policy, own.alice.address, verdicts, snapshot)
+    assert lost == {rented}
+    require_own_judgement(here.policy, list(verdicts.values()), signals, lost)
+    here.service.database.close()
+
+
 def test_a_token_that_two_members_hold_serves_the_one_who_granted_it_first(
     own: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nouns = own.admin.deploy(ours("RentableNouns"))
-    own.admin.act(nouns, "mintMany", own.alice.address, 0, 2)
-    own.alice.act(nouns, "setUser", 0, own.bob.address, 2**40)
-    own.anvil.finalize()
-    rule = CollectionRule(
-        contract=nouns.address,
-        name="Rentable Nouns",
-        licence="CC0",
-        ownership=Ownership(rentals=Rentals.RENTER_TOO),
-    )
-    original = api.policy_of
-
-    def with_rentals(chain: Chain) -> Policy:
-        return original(chain).model_copy(update={"collections": (*original(chain).collections, rule)})
-
-    monkeypatch.setattr(api, "policy_of", with_rentals)
+    nouns = with_rentable(own, monkeypatch, Rentals.RENTER_TOO)
     here = Coordinator(own, tmp_path, write_small_base(tmp_path / "base"))
     round_id, granted = opened(here, BOB, ALICE)
     task = here.exchange(round_id).next_task()

@@ -274,3 +274,12 @@ def test_a_mode_that_the_policy_does_not_name_opens_no_round(tmp_path: Path) -> 
 
     with pytest.raises(NotAllowed, match="no secagg rounds"):
         PrivateRound(tmp_path, SECRET_PLAN, policy=POLICY.model_copy(update={"modes": (Mode.OPEN,)}))
+
+
+def test_a_fork_under_a_secret_sum_cancels_the_round(here: PrivateRound) -> None:
+    here.answer(*ALL)
+    taken = here.ledger.snapshots()[here.round_id]
+    here.ledger.ask_again(here.round_id, taken.model_copy(update={"number": taken.number + 9}), [])
+    assert here.state == RoundState.CANCELLED
+    assert "cannot do without one member's part" in reason_of(here)
+    assert here.ledger.snapshots() == {}
