@@ -50,6 +50,8 @@ class CoordinatorSettings(BaseSettings):
     keep_sums: bool = False
     """Keep a merge's sums on the disk, so that the next one reads only what differs."""
     web_workers: Annotated[int, Field(ge=1)] = 2
+    proxies: Annotated[int, Field(ge=0)] = 0
+    """Reverse proxies in front, each of which adds its caller's address to X-Forwarded-For."""
 
     @classmethod
     def settings_customise_sources(

@@ -9,6 +9,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from protocol.canonical import sha256
 from protocol.errors import BadInput, ContributionRefused
 
 _ALGORITHM = ec.ECDSA(hashes.SHA384())
@@ -33,6 +34,12 @@ def public_of(path: Path) -> str:
 def public_pem(public: str) -> bytes:
     """SubjectPublicKeyInfo PEM of a compressed point, as Flower registers it."""
     return _point(public).public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def fingerprint(public: str) -> str:
+    """What a person compares on two screens: 80 bits of the point's SHA-256, as ``3F2A-91BC-04D7-EE10-77A3``."""
+    digits = sha256(bytes.fromhex(public))[:20].upper()
+    return "-".join(digits[at : at + 4] for at in range(0, 20, 4))
 
 
 def sign(path: Path, message: bytes) -> str:

@@ -49,6 +49,17 @@ def stored_grants(home: Path) -> list[StoredGrant]:
     return sorted(grants, key=lambda stored: stored.grant.expires, reverse=True)
 
 
+def standing_grant(stored: Iterable[StoredGrant], dao: Dao, public: str, now: int) -> Grant | None:
+    """The first of the stored grants that is in force at this DAO, for this node key, under its policy and base."""
+    terms = (dao.name, dao.chain_id, dao.policy_hash, dao.base.hash, public)
+    for one in stored:
+        grant = one.grant
+        said = (grant.dao, grant.chain_id, grant.policy_hash, grant.base_hash, grant.node_key)
+        if said == terms and grant.expires > now:
+            return grant
+    return None
+
+
 def require_policy(dao: Dao) -> None:
     """The policy document is the one that its hash names, and is about this DAO and chain.
 

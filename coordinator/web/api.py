@@ -1,25 +1,23 @@
 """The JSON API, version 1. Errors are ``application/problem+json`` (RFC 9457)."""
 
-from typing import TypeVar
-
 from flask import Blueprint, Response, jsonify, request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from contracts_abi.model import Address
 from coordinator.eligibility.verdicts import denied_of, opening_verdicts, recheck, take_snapshot, verdicts_for
 from coordinator.identity import grants, sign_in
 from coordinator.identity.admin import require_admin
 from coordinator.rounds import events
 from coordinator.rounds.ledger import Part
 from coordinator.web import views
+from coordinator.web.requests import body_of as _body
+from coordinator.web.requests import signed_in as _signed_in
 from coordinator.web.service import Service, service
 from protocol import node_key
-from protocol.errors import BadInput, NotAllowed, NotFound, NotSignedIn
+from protocol.errors import BadInput, NotAllowed, NotFound
 from protocol.grant import StartRound, require_signer
 
 MAX_SIGN_IN_BODY = 2048
 api = Blueprint("api", __name__, url_prefix="/api/v1")
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class SignInRequest(BaseModel):
@@ -182,20 +180,3 @@ def _require_ours(here: Service, order: StartRound) -> None:
             raise NotAllowed(
                 f"The order is for another {what}: {said}, not {meant}.", "Ask /api/v1/dao and sign again."
             )
-
-
-def _signed_in(here: Service) -> Address:
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise NotSignedIn("This needs a session.", "Sign in, and send its token as Authorization: Bearer.")
-    with here.database.reading() as session:
-        return sign_in.wallet_of(session, token.strip(), here.now())
-
-
-def _body(model: type[Model]) -> Model:
-    try:
-        return model.model_validate_json(request.get_data())
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the body"
-        raise BadInput(f"{place}: {first['msg']}.", "Mend the request.") from error

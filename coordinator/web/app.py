@@ -3,12 +3,15 @@
 import structlog
 from flask import Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from coordinator.config import CoordinatorSettings
 from coordinator.web.api import api
+from coordinator.web.devices import devices
 from coordinator.web.gateway import gateway
 from coordinator.web.pages import pages
 from coordinator.web.service import RegisterNode, Service
+from coordinator.web.wallets import wallets
 from protocol.errors import CoterieError
 
 MAX_BODY = 1 << 20
@@ -29,8 +32,10 @@ def create_app(settings: CoordinatorSettings, register_node: RegisterNode | None
     """
     app = Flask("coordinator.web")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    if settings.proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.proxies, x_proto=0, x_host=0)  # type: ignore[method-assign]
     app.extensions["coterie"] = Service(settings, register_node)
-    for blueprint in (api, gateway, pages):
+    for blueprint in (api, devices, gateway, pages, wallets):
         app.register_blueprint(blueprint)
     app.add_url_rule("/healthz", "healthz", lambda: jsonify(status="ok"))
     app.register_error_handler(CoterieError, _problem)
