@@ -32,6 +32,7 @@ from client.pull.fetch import fetch_file
 from client.wallet.consent import verdict_table
 from client.wallet.grant import StoredGrant, read_signals, require_own_judgement, require_policy, stored_grants
 from client.wallet.key import Wallet, load_wallet
+from contracts_abi.delegation import delegated
 from contracts_abi.model import Snapshot, Token
 from contracts_abi.readers import finalized_snapshot, owners, token_uris, tokens_of
 from contracts_abi.rpc import Rpc
@@ -294,10 +295,11 @@ def _of_grants(settings: MemberSettings, chain: Rpc) -> Holding:
 
 def _granted(chain: Rpc, stored: StoredGrant, snapshot: Snapshot) -> Iterable[Verdict]:
     signals = read_signals(chain, stored.grant.tokens, snapshot)
-    owned = owners(chain, stored.grant.tokens, snapshot)
+    member, owned = stored.grant.member, owners(chain, stored.grant.tokens, snapshot)
+    lent = delegated(chain, {(token, member): owner for token, owner in owned.items()}, snapshot)
     for token in stored.grant.tokens:
         verdict = judge(stored.policy, token, signals[token.contract])
-        if owned[token] != stored.grant.member:
+        if owned[token] != member and (token, member) not in lent:
             verdict = verdict.model_copy(update={"allow": False, "reason": "it is no longer this wallet's"})
         yield verdict
 

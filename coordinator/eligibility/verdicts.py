@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from contracts_abi.model import Address, LicenceSignal, Snapshot, Token
 from contracts_abi.readers import finalized_snapshot, licence_signal, owners, tokens_of
 from contracts_abi.rpc import Rpc
+from coordinator.eligibility.vaults import with_vaults, with_vaults_rechecked
 from protocol.errors import Unreachable
 from protocol.grant import Grant
 from protocol.policy import Policy, Verdict, judge
@@ -25,12 +26,14 @@ def take_snapshot(rpc: Rpc, policy: Policy) -> Snapshot:
     return snapshot
 
 
+@with_vaults
 def verdicts_for(rpc: Rpc, policy: Policy, wallet: Address, snapshot: Snapshot) -> list[Verdict]:
     """The verdict on every token that ``wallet`` owns in the policy's collections, sorted by token."""
     tokens = [token for rule in policy.collections for token in tokens_of(rpc, rule.contract, wallet, snapshot)]
     return _judged(rpc, policy, tokens, snapshot)
 
 
+@with_vaults_rechecked
 def recheck(rpc: Rpc, policy: Policy, grant: Grant, snapshot: Snapshot) -> list[Verdict]:
     """The verdict on every granted token at ``snapshot``, sorted; one that changed hands is denied."""
     owned = owners(rpc, grant.tokens, snapshot)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import structlog
 
+from contracts_abi.delegation import delegated
 from contracts_abi.model import Snapshot
 from contracts_abi.readers import owners
 from contracts_abi.rpc import Rpc
@@ -33,7 +34,18 @@ class Watcher:
         if question == self._asked:
             return
         bound = {verdict.token for one in watched for verdict in one.bound}
-        found = lapsed(watched, owners(self._rpc, bound, snapshot), snapshot) if bound else []
+        owned = owners(self._rpc, bound, snapshot) if bound else {}
+        lent = delegated(
+            self._rpc, {(v.token, one.member): owned[v.token] for one in watched for v in one.bound}, snapshot
+        )
+        # A token in a vault that still delegates to the member is as good as the member's own.
+        found = [
+            lapse
+            for one in watched
+            for lapse in lapsed(
+                [one], {**owned, **{t: one.member for t, member in lent if member == one.member}}, snapshot
+            )
+        ]
         if found:
             removal = self._ledger.end_contributions(found, snapshot)
             log.info("contributions died", ids=[one.contribution_id for one in found], removal_round=removal)

@@ -3,6 +3,7 @@
 from flask import Blueprint, Response, jsonify, request
 from pydantic import BaseModel
 
+from coordinator.eligibility.vaults import each_token_once
 from coordinator.eligibility.verdicts import denied_of, opening_verdicts, recheck, take_snapshot, verdicts_for
 from coordinator.identity import grants, sign_in
 from coordinator.identity.admin import require_admin
@@ -126,7 +127,7 @@ def start_round() -> tuple[Response, int]:
     with here.database.reading() as session:
         live = grants.live_grants(session, order.policy_hash, order.base_hash, here.now())
     parts = [Part(grant, tuple(opening_verdicts(rpc, here.policy, grant, snapshot))) for grant in live]
-    round_id = here.ledger.open_training(order, asked.signature, snapshot, parts)
+    round_id = here.ledger.open_training(order, asked.signature, snapshot, each_token_once(parts))
     return jsonify(round_id=round_id), 201
 
 

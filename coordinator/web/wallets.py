@@ -7,9 +7,8 @@ from flask import Blueprint, Response, jsonify
 from pydantic import BaseModel
 
 from contracts_abi.model import Address
-from coordinator.identity import sign_in
 from coordinator.identity.sessions import end_sessions, open_sessions, session_id_of
-from coordinator.web.api import open_session
+from coordinator.web.api import nonce, open_session
 from coordinator.web.requests import (
     body_of,
     cookie_name,
@@ -37,14 +36,13 @@ class EndRequest(BaseModel):
 def sign_in_text() -> Response:
     here, asked = service(), body_of(SignInTextRequest)
     settings = here.settings
-    with here.database.writing() as session:
-        nonce = sign_in.give_nonce(session, here.now())
+    given = nonce().get_json()["nonce"]
     message = sign_in_message(
         asked.address,
         settings.domain,
         settings.public_uri,
         here.policy.chain_id,
-        nonce,
+        given,
         datetime.fromtimestamp(here.now(), UTC),
     )
     return jsonify(address=asked.address, message=message)

@@ -58,6 +58,12 @@ def licensed_nouns() -> Artifact:
 
 
 @functools.cache
+def delegate_registry() -> Artifact:
+    """What Coterie asks of delegate.xyz's registry; no constructor arguments and no state of its own."""
+    return _ours("DelegateRegistry")
+
+
+@functools.cache
 def preset() -> Artifact:
     """OpenZeppelin's prebuilt collection: tokenURI is baseURI + id; constructor (name, symbol, baseURI)."""
     return _read("node_modules/@openzeppelin/contracts/build/contracts/ERC721PresetMinterPauserAutoId.json")
