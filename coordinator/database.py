@@ -183,7 +183,7 @@ class EventRow(Base):
     body: Mapped[str]
 
 
-# Devices: machines that ask for a grant, and who guesses at their codes ----------------------------------------------
+# Machines that ask for a grant, who guesses at their codes, and which wallets are one member's ------------------------
 
 
 class DeviceRow(Base):
@@ -214,6 +214,16 @@ class WrongCodeRow(Base):
     number: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)
     source: Mapped[str] = mapped_column(index=True)
     at: Mapped[int] = mapped_column(index=True)
+
+
+class LinkedWalletRow(Base):
+    """A wallet that shares a member with others; it has signed for that itself."""
+
+    __tablename__ = "linked_wallets"
+
+    wallet: Mapped[str] = mapped_column(primary_key=True)
+    person: Mapped[str] = mapped_column(index=True)
+    linked_at: Mapped[int]
 
 
 class Database:

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from contracts_abi.model import Address, Snapshot
 from coordinator.database import GrantRow
+from coordinator.identity.members import persons
 from coordinator.rounds import events
 from protocol.errors import Conflict, NotAllowed, NotFound
 from protocol.grant import WARRANT, Grant, require_signer
@@ -106,14 +107,20 @@ def granted(session: Session, grant_id: str) -> tuple[Grant, GrantRow]:
 
 
 def live_grants(session: Session, policy_hash: str, base_hash: str, now: int) -> list[Grant]:
-    """The newest grant of every member that has not ended and is for this policy and base, oldest first."""
+    """The newest grant of every member that has not ended and is for this policy and base, oldest first.
+
+    Of a member's several wallets the one that granted last counts: one member, one contribution a round.
+    """
     rows = session.scalars(
         select(GrantRow)
         .where(~GrantRow.replaced, GrantRow.expires > now)
         .order_by(GrantRow.given_at, GrantRow.grant_id)
     )
     grants = [Grant.model_validate_json(row.document) for row in rows]
-    return [g for g in grants if (g.policy_hash, g.base_hash) == (policy_hash, base_hash)]
+    ours = [g for g in grants if (g.policy_hash, g.base_hash) == (policy_hash, base_hash)]
+    known = persons(session)
+    newest = {known.get(g.member, g.member): g for g in ours}
+    return [g for g in ours if newest[known.get(g.member, g.member)] is g]
 
 
 def _check_tokens(grant: Grant, policy: Policy, verdicts: list[Verdict]) -> None:

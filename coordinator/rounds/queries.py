@@ -16,6 +16,7 @@ from coordinator.database import (
     RoundTokenRow,
     ScoreReportRow,
 )
+from coordinator.identity.members import persons
 from coordinator.rounds.transitions import ENDED, GATHERING, RoundKind, RoundState
 from protocol.contribution import ContributionHeader
 from protocol.errors import NotFound
@@ -116,6 +117,8 @@ def verdicts_of(session: Session, row: ContributionRow) -> tuple[Verdict, ...]:
 def mergeable(session: Session, row: RoundRow) -> list[ContributionRow]:
     """What a merge of this round takes, by id: the newest live contribution of every member in the epoch.
 
+    A member is a person, with any of their linked wallets.
+
     A removal takes what the newest release was merged from, as far as it is live: the same without the dead.
     """
     if row.kind == RoundKind.REMOVAL:
@@ -127,7 +130,8 @@ def mergeable(session: Session, row: RoundRow) -> list[ContributionRow]:
         .where(RoundRow.state.not_in(GATHERING | {RoundState.CANCELLED}) | (RoundRow.round_id == row.round_id))
         .order_by(RoundRow.number)
     )
-    newest = {one.member: one for one in live}
+    known = persons(session)
+    newest = {known.get(one.member, one.member): one for one in live}
     return sorted(newest.values(), key=lambda one: one.contribution_id)
 
 

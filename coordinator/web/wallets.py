@@ -1,4 +1,4 @@
-"""A browser's wallet: the text that it signs to sign in, and the session that a cookie carries."""
+"""A member's wallets and sessions: signing in from a browser, linking a second wallet, ending sessions."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -7,6 +7,7 @@ from flask import Blueprint, Response, jsonify
 from pydantic import BaseModel
 
 from contracts_abi.model import Address
+from coordinator.identity.members import link, link_statement, require_link_statement, unlink, wallets_of
 from coordinator.identity.sessions import end_sessions, open_sessions, session_id_of
 from coordinator.web.api import nonce, open_session
 from coordinator.web.requests import (
@@ -18,13 +19,24 @@ from coordinator.web.requests import (
     signed_in,
 )
 from coordinator.web.service import service
-from protocol.sign_in import sign_in_message
+from protocol.sign_in import STATEMENT, sign_in_message
 
 wallets = Blueprint("wallets", __name__, url_prefix="/api/v1")
 
 
 class SignInTextRequest(BaseModel):
     address: Address
+    link_to: Address | None = None
+    """For linking: the wallet that is signed in, to whose member the address is to be linked."""
+
+
+class LinkRequest(BaseModel):
+    message: str
+    signature: str
+
+
+class UnlinkRequest(BaseModel):
+    wallet: Address
 
 
 class EndRequest(BaseModel):
@@ -44,6 +56,7 @@ def sign_in_text() -> Response:
         here.policy.chain_id,
         given,
         datetime.fromtimestamp(here.now(), UTC),
+        link_statement(asked.link_to) if asked.link_to else STATEMENT,
     )
     return jsonify(address=asked.address, message=message)
 
@@ -71,7 +84,7 @@ def list_sessions() -> Response:
     here = service()
     wallet, this = signed_in(here), session_id_of(session_token(here))
     with here.database.reading() as session:
-        found = open_sessions(session, [wallet], here.now())
+        found = open_sessions(session, wallets_of(session, wallet), here.now())
     return jsonify([{**asdict(one), "this": one.session_id == this} for one in found])
 
 
@@ -81,8 +94,36 @@ def end() -> Response:
     wallet, this = signed_in(here), session_id_of(session_token(here))
     which = {"this": this, "all": None}.get(asked.which, asked.which)
     with here.database.writing() as session:
-        ended = end_sessions(session, [wallet], which)
+        ended = end_sessions(session, wallets_of(session, wallet), which)
     answer = jsonify(ended=ended)
     if which in (None, this):
         answer.delete_cookie(cookie_name(here), path="/", httponly=True, samesite="Strict", secure=is_https(here))
     return answer
+
+
+@wallets.get("/wallets")
+def list_wallets() -> Response:
+    here = service()
+    wallet = signed_in(here)
+    with here.database.reading() as session:
+        return jsonify(wallet=wallet, wallets=wallets_of(session, wallet))
+
+
+@wallets.post("/wallets/link")
+def link_wallet() -> Response:
+    """The session is the first wallet's, the message and its signature the second's."""
+    here, asked = service(), body_of(LinkRequest)
+    wallet = signed_in(here)
+    require_link_statement(asked.message, wallet)
+    opened = open_session().get_json()  # checks message, nonce and signature; the session itself is not wanted
+    with here.database.writing() as session:
+        end_sessions(session, [opened["wallet"]], session_id_of(opened["token"]))
+        return jsonify(wallet=wallet, wallets=link(session, wallet, opened["wallet"], here.now()))
+
+
+@wallets.post("/wallets/unlink")
+def unlink_wallet() -> Response:
+    here, asked = service(), body_of(UnlinkRequest)
+    wallet = signed_in(here)
+    with here.database.writing() as session:
+        return jsonify(wallet=wallet, wallets=unlink(session, wallet, asked.wallet))
