@@ -24,6 +24,7 @@ from client.coordinator_api import CoordinatorApi, Dao, Eligibility
 from client.journal import note_sent
 from client.local_training import train
 from client.nfts import nfts, signed_in
+from client.node.rotation import begin_rotation, undo_rotation
 from client.node.supernode import SuperNodeProcess
 from client.options import Home, Keystore, RpcUrl, ask_password
 from client.progress import ProgressTail
@@ -117,15 +118,49 @@ def join(
     dao = api.dao()
     require_policy(dao)
     _require_ready(settings, dao)
-    if at_hand(keystore):
-        wallet = load_wallet(keystore, ask_password)
-        eligibility = signed_in(api, dao, wallet, settings)
-        console.print(verdict_table(eligibility.verdicts))
-        _grant(api, dao, wallet, eligibility, settings, yes)
-    elif anew or not _goes_on(api, dao, settings):
-        grant_from_browser(api, dao, settings, name or platform.node())
+    if at_hand(keystore) or anew or not _goes_on(api, dao, settings):
+        _obtain_grant(api, dao, settings, keystore, yes, name or platform.node())
     remember(settings.model_copy(update={"coordinator": api.url}), "coordinator", "rpc_url", "gateways", "base")
     _run_node(dao, settings)
+
+
+@app.command("rotate-key")
+def rotate_key(
+    url: Url,
+    home: Home = None,
+    rpc: RpcUrl = None,
+    keystore: Keystore = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask: grant everything that the policy allows.")] = False,
+    name: Annotated[
+        str | None, typer.Option(help="What the page that signs calls this machine; its host name.")
+    ] = None,
+) -> None:
+    """Give this machine a new node key: a new grant for it, and the old key is shut out for good.
+
+    End coterie join first, and start it again afterwards. A grant names its node key, so your wallet has to sign a new
+    one. What was contributed with the old key stays.
+    """
+    settings = load_settings(home, rpc_url=rpc)
+    api = CoordinatorApi(url)
+    dao = api.dao()
+    require_policy(dao)
+    _require_ready(settings, dao)
+    if not stored_grants(settings.home):
+        raise BadInput("This machine's node key is in no grant yet.", "Join first; a key is changed after that.")
+    old = begin_rotation(settings.node_key)
+    try:
+        _obtain_grant(api, dao, settings, keystore, yes, name or platform.node())
+    except BaseException:
+        undo_rotation(settings.node_key)
+        raise
+    order = node_key.RetireKey(dao=dao.name, old=node_key.public_of(old), new=node_key.public_of(settings.node_key))
+    api.retire_key(order, node_key.sign(old, order.canonical()))
+    old.unlink()
+    console.print(
+        f"The node key is now {node_key.fingerprint(order.new)}; {node_key.fingerprint(order.old)} is shut out. "
+        "Go on with coterie join.",
+        highlight=False,
+    )
 
 
 app.command()(nfts)
@@ -192,6 +227,19 @@ def _require_ready(settings: MemberSettings, dao: Dao) -> None:
             "Put that base's folder, owner/name@commit or ipfs://CID into COTERIE_BASE or member.toml.",
         )
     node_key.create(settings.node_key)
+
+
+def _obtain_grant(
+    api: CoordinatorApi, dao: Dao, settings: MemberSettings, keystore: Path | None, yes: bool, name: str
+) -> None:
+    """By the wallet that is at hand, else by one in a browser anywhere."""
+    if not at_hand(keystore):
+        grant_from_browser(api, dao, settings, name)
+        return
+    wallet = load_wallet(keystore, ask_password)
+    eligibility = signed_in(api, dao, wallet, settings)
+    console.print(verdict_table(eligibility.verdicts))
+    _grant(api, dao, wallet, eligibility, settings, yes)
 
 
 def _grant(

@@ -14,6 +14,7 @@ from client.wallet.sign_in import require_own_domain
 from contracts_abi.model import Address, Snapshot
 from protocol.errors import BadInput, CoterieError, NotFound, Unreachable
 from protocol.grant import Grant, Hash
+from protocol.node_key import RetireKey
 from protocol.policy import Policy, Verdict
 from protocol.sign_in import sign_in_message
 
@@ -166,6 +167,10 @@ class CoordinatorApi:
             return not _read(StandingGrant, self._get(f"grants/{grant_id}")).replaced
         except NotFound:
             return False
+
+    def retire_key(self, order: RetireKey, signature: str) -> None:
+        """Have an old node key shut out for good; ``signature`` is its own."""
+        self._post("node-keys/retire", {"retire_key": order.model_dump(mode="json"), "signature": signature})
 
     def rounds(self) -> list[Round]:
         """All rounds, newest first."""

@@ -4,15 +4,25 @@ It is the same key that authenticates the SuperNode, so that one registration co
 """
 
 from pathlib import Path
+from typing import Annotated
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import Field
 
-from protocol.canonical import sha256
+from protocol.canonical import Document, sha256
 from protocol.errors import BadInput, ContributionRefused
 
 _ALGORITHM = ec.ECDSA(hashes.SHA384())
+
+
+class RetireKey(Document):
+    """A machine's own word that its old node key shall not be let in any more; signed with the old key."""
+
+    dao: str
+    old: Annotated[str, Field(pattern=r"^0[23][0-9a-f]{96}$")]
+    new: Annotated[str, Field(pattern=r"^0[23][0-9a-f]{96}$")]
 
 
 def create(path: Path) -> None:

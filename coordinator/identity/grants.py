@@ -98,6 +98,26 @@ def require_free_key(session: Session, grant: Grant) -> None:
         raise Conflict(f"This node key is in a grant of {other}.", "Use a folder of its own for every member.")
 
 
+def require_replaced_key(session: Session, old: str, new: str, now: int) -> int:
+    """The SuperLink's id of the node with the old key, when the wallet that granted to it has granted to the new one.
+
+    Raises:
+        NotFound: the old key is in no grant.
+        Conflict: a grant in force names it still, or its wallet has not granted to the new key.
+    """
+    rows = session.scalars(select(GrantRow).where(GrantRow.node_key == old)).all()
+    if not rows:
+        raise NotFound(f"No grant names node key {old[:14]}….", "Join with it first.")
+    in_force = [row for row in rows if not row.replaced and row.expires > now]
+    members = {row.member for row in rows}
+    follows = session.scalar(
+        select(GrantRow).where(GrantRow.node_key == new, GrantRow.member.in_(members), ~GrantRow.replaced).limit(1)
+    )
+    if in_force or follows is None:
+        raise Conflict("No newer grant replaces this node key's.", "Sign a grant for the new node key first.")
+    return int(rows[0].node_id)
+
+
 def granted(session: Session, grant_id: str) -> tuple[Grant, GrantRow]:
     """Raises NotFound."""
     row = session.get(GrantRow, grant_id)

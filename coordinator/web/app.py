@@ -10,7 +10,7 @@ from coordinator.web.api import api
 from coordinator.web.devices import devices
 from coordinator.web.gateway import gateway
 from coordinator.web.pages import pages
-from coordinator.web.service import RegisterNode, Service
+from coordinator.web.service import RegisterNode, Service, UnregisterNode
 from coordinator.web.wallets import wallets
 from protocol.errors import CoterieError
 
@@ -24,7 +24,11 @@ _HEADERS = {
 log = structlog.get_logger(__name__)
 
 
-def create_app(settings: CoordinatorSettings, register_node: RegisterNode | None = None) -> Flask:
+def create_app(
+    settings: CoordinatorSettings,
+    register_node: RegisterNode | None = None,
+    unregister_node: UnregisterNode | None = None,
+) -> Flask:
     """The coordinator's web side.
 
     Raises:
@@ -34,7 +38,7 @@ def create_app(settings: CoordinatorSettings, register_node: RegisterNode | None
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     if settings.proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.proxies, x_proto=0, x_host=0)  # type: ignore[method-assign]
-    app.extensions["coterie"] = Service(settings, register_node)
+    app.extensions["coterie"] = Service(settings, register_node, unregister_node=unregister_node)
     for blueprint in (api, devices, gateway, pages, wallets):
         app.register_blueprint(blueprint)
     app.add_url_rule("/healthz", "healthz", lambda: jsonify(status="ok"))

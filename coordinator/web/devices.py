@@ -16,7 +16,7 @@ from coordinator.web.api import give_grant
 from coordinator.web.requests import body_of, require_own_page, signed_in
 from coordinator.web.service import Service, service
 from protocol import node_key
-from protocol.errors import BadInput, CoterieError, NotAllowed, NotFound, NotSignedIn
+from protocol.errors import BadInput, ContributionRefused, CoterieError, NotAllowed, NotFound, NotSignedIn
 from protocol.grant import Grant
 from protocol.policy import Verdict
 from protocol.typed_data import json_for_wallets
@@ -28,6 +28,11 @@ devices = Blueprint("devices", __name__)
 class DeviceRequest(BaseModel):
     node_key: Annotated[str, Field(pattern=r"^0[23][0-9a-f]{96}$")]
     name: str
+
+
+class RetireRequest(BaseModel):
+    retire_key: node_key.RetireKey
+    signature: str
 
 
 class PollRequest(BaseModel):
@@ -104,6 +109,25 @@ def poll() -> Response:
         return jsonify(
             state=told.state, interval=told.interval, grant=grant.model_dump(mode="json"), signature=row.signature
         )
+
+
+@devices.post("/api/v1/node-keys/retire")
+def retire() -> Response:
+    """The old key's own signature is the authorisation, and a newer grant, which the wallet has signed."""
+    here, asked = service(), body_of(RetireRequest)
+    order = asked.retire_key
+    if order.dao != here.policy.dao:
+        raise NotAllowed(f"The order is for another DAO: {order.dao}, not {here.policy.dao}.", "Sign it for this one.")
+    try:
+        node_key.verify(order.old, order.canonical(), asked.signature)
+    except ContributionRefused as error:
+        raise NotAllowed(
+            "The order is not signed with the old node key.", "Sign it on the machine that has it."
+        ) from error
+    with here.database.reading() as session:
+        node_id = grants.require_replaced_key(session, order.old, order.new, here.now())
+    here.unregister_node(node_id)
+    return jsonify(retired=order.old)
 
 
 # The person's side ----------------------------------------------------------------------------------------------------
