@@ -1,9 +1,10 @@
 """A member's wallets and sessions: signing in from a browser, linking a second wallet, ending sessions."""
 
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, jsonify, render_template
 from pydantic import BaseModel
 
 from contracts_abi.model import Address
@@ -19,9 +20,10 @@ from coordinator.web.requests import (
     signed_in,
 )
 from coordinator.web.service import service
+from protocol.errors import NotSignedIn
 from protocol.sign_in import STATEMENT, sign_in_message
 
-wallets = Blueprint("wallets", __name__, url_prefix="/api/v1")
+wallets = Blueprint("wallets", __name__)
 
 
 class SignInTextRequest(BaseModel):
@@ -44,7 +46,7 @@ class EndRequest(BaseModel):
     """``this``, ``all`` or a session's id."""
 
 
-@wallets.post("/session/text")
+@wallets.post("/api/v1/session/text")
 def sign_in_text() -> Response:
     here, asked = service(), body_of(SignInTextRequest)
     settings = here.settings
@@ -61,7 +63,7 @@ def sign_in_text() -> Response:
     return jsonify(address=asked.address, message=message)
 
 
-@wallets.post("/session/browser")
+@wallets.post("/api/v1/session/browser")
 def open_browser_session() -> Response:
     here = service()
     require_own_page(here)
@@ -79,7 +81,7 @@ def open_browser_session() -> Response:
     return answer
 
 
-@wallets.get("/sessions")
+@wallets.get("/api/v1/sessions")
 def list_sessions() -> Response:
     here = service()
     wallet, this = signed_in(here), session_id_of(session_token(here))
@@ -88,7 +90,7 @@ def list_sessions() -> Response:
     return jsonify([{**asdict(one), "this": one.session_id == this} for one in found])
 
 
-@wallets.post("/sessions/end")
+@wallets.post("/api/v1/sessions/end")
 def end() -> Response:
     here, asked = service(), body_of(EndRequest)
     wallet, this = signed_in(here), session_id_of(session_token(here))
@@ -101,7 +103,7 @@ def end() -> Response:
     return answer
 
 
-@wallets.get("/wallets")
+@wallets.get("/api/v1/wallets")
 def list_wallets() -> Response:
     here = service()
     wallet = signed_in(here)
@@ -109,7 +111,7 @@ def list_wallets() -> Response:
         return jsonify(wallet=wallet, wallets=wallets_of(session, wallet))
 
 
-@wallets.post("/wallets/link")
+@wallets.post("/api/v1/wallets/link")
 def link_wallet() -> Response:
     """The session is the first wallet's, the message and its signature the second's."""
     here, asked = service(), body_of(LinkRequest)
@@ -121,9 +123,22 @@ def link_wallet() -> Response:
         return jsonify(wallet=wallet, wallets=link(session, wallet, opened["wallet"], here.now()))
 
 
-@wallets.post("/wallets/unlink")
+@wallets.post("/api/v1/wallets/unlink")
 def unlink_wallet() -> Response:
     here, asked = service(), body_of(UnlinkRequest)
     wallet = signed_in(here)
     with here.database.writing() as session:
         return jsonify(wallet=wallet, wallets=unlink(session, wallet, asked.wallet))
+
+
+@wallets.get("/wallets")
+def page() -> str:
+    here = service()
+    facts: dict[str, object] = {"wallet": None}
+    with suppress(NotSignedIn):
+        wallet = signed_in(here)
+        with here.database.reading() as session:
+            linked = wallets_of(session, wallet)
+            found = open_sessions(session, linked, here.now())
+        facts = {"wallet": wallet, "linked": linked, "sessions": found, "this": session_id_of(session_token(here))}
+    return render_template("wallets.html", policy=here.policy, uri=here.settings.public_uri, **facts)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from protocol.errors import NotFound
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 NARROW, WIDE = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 SMALL = Scale(members=(BEN, CLEO, DAN), heads_each=4)
 
@@ -103,8 +104,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        raise NotFound(f"There is no {CHROMIUM}.", "apt-get install chromium, as .ci/run does.")
+    if CHROMIUM is None:
+        raise NotFound("There is no chromium to test the pages with.", "apt-get install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield browser
@@ -230,3 +231,24 @@ def test_whoever_did_not_start_the_machine_refuses_it(story: Story, browser: Bro
     machine.shows(r"(refused in the browser)")
     assert stored_grants(machine.home) == []
     assert [line for line in sitting.complaints if "404" not in line] == []
+
+
+def test_a_member_links_a_second_wallet_and_ends_a_session(story: Story, browser: Browser, tmp_path: Path) -> None:
+    wallets = {"bens.wallet": BrowserWallet(BEN), "dans.wallet": BrowserWallet(DAN)}
+    sitting = Sitting(browser, wallets)
+    page = sitting.page
+    page.goto(f"{story.url}/wallets")
+    page.get_by_role("button", name="Bens.Wallet").click()
+    expect(page.get_by_role("heading", name="Where you are signed in")).to_be_visible()
+    page.get_by_role("button", name="Bens.Wallet").click()
+    expect(page.get_by_role("alert")).to_contain_text("This is the account that is signed in")
+    page.get_by_role("button", name="Dans.Wallet").click()
+    expect(page.locator("section").first.locator(".rows li")).to_have_count(2)
+    assert f"signed in as {BEN.address}" in wallets["dans.wallet"].signed[0][1]
+    sitting.picture(tmp_path / "7-wallets")
+    page.get_by_role("button", name=f"Unlink {DAN.address}").click()
+    expect(page.locator("section").first.locator(".rows li")).to_have_count(1)
+    page.get_by_role("button", name="End all of them").click()
+    expect(page.get_by_role("heading", name="Sign in with your wallet")).to_be_visible()
+    assert "coterie" not in {cookie["name"] for cookie in sitting.context.cookies()}
+    assert sitting.complaints == []

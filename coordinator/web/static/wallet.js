@@ -1,8 +1,8 @@
-// A browser's wallet: found by EIP-6963, asked by EIP-1193. It signs two things at most, both of which stand on the
-// page: a sign-in (EIP-4361, personal_sign) and the grant (EIP-712, eth_signTypedData_v4). Never a transaction.
+// A browser's wallet: found by EIP-6963, asked by EIP-1193. It signs what stands on the page and nothing else: a sign-in
+// or a link (EIP-4361, personal_sign) and a grant (EIP-712, eth_signTypedData_v4). Never a transaction.
 
 const main = document.querySelector("main");
-const { chain, code, wallet } = main.dataset;
+const { chain, code, next, wallet } = main.dataset;
 const at = (id) => document.getElementById(id);
 const REMEMBERED = "coterie-wallet";
 const WAIT_FOR_WALLETS_MS = 600;
@@ -82,7 +82,7 @@ function remembered() {
   return known.find((one) => one.rdns === sessionStorage.getItem(REMEMBERED)) ?? (known.length === 1 ? known[0] : null);
 }
 
-let choose = signIn;
+let choose = wallet && !code ? linkWallet : signIn;
 
 function list() {
   at("wallets")?.replaceChildren(
@@ -98,7 +98,7 @@ function list() {
       return item;
     }),
   );
-  if (at("no-wallet")) at("no-wallet").hidden = found.size > 0;
+  if (at("no-wallet") && !at("wallets").hidden) at("no-wallet").hidden = found.size > 0;
 }
 
 async function onOurChain(provider) {
@@ -122,7 +122,22 @@ async function signIn(one) {
   const signature = await one.provider.request({ method: "personal_sign", params: [hex(message), address] });
   await post("session/browser", { message, signature });
   sessionStorage.setItem(REMEMBERED, one.rdns);
-  location.assign(`/device?code=${encodeURIComponent(code)}`);
+  location.assign(next);
+}
+
+async function linkWallet(one) {
+  say(`${one.name} asks which account to link: choose it there.`);
+  const [account] = await one.provider.request({ method: "eth_requestAccounts" });
+  if (!account) throw new Told("The wallet named no account. Unlock it, then press again.");
+  if (account.toLowerCase() === wallet.toLowerCase()) {
+    throw new Told("This is the account that is signed in. Change to the other one in your wallet, then press again.");
+  }
+  await onOurChain(one.provider);
+  const { address, message } = await post("session/text", { address: account, link_to: wallet });
+  say(`${one.name} shows what links it: sign it there.`);
+  const signature = await one.provider.request({ method: "personal_sign", params: [hex(message), address] });
+  await post("wallets/link", { message, signature });
+  location.reload();
 }
 
 async function signGrant(one) {
@@ -148,19 +163,15 @@ function count() {
   at("warrant").hidden = at("warrant-word").hidden = !silent;
 }
 
-at("deny").addEventListener("click", () =>
-  act(async () => {
-    await post("devices/deny", { user_code: code });
-    location.reload();
-  }),
-);
-
-at("sign-out")?.addEventListener("click", () =>
-  act(async () => {
-    await post("sessions/end", { which: "this" });
-    location.reload();
-  }),
-);
+// Buttons that post something that stands on them, and show what came of it.
+for (const button of document.querySelectorAll("button[data-post]")) {
+  button.addEventListener("click", () =>
+    act(async () => {
+      await post(button.dataset.post, JSON.parse(button.dataset.body));
+      location.reload();
+    }),
+  );
+}
 
 at("grant")?.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -171,7 +182,8 @@ at("grant")?.addEventListener("submit", (event) => {
     return;
   }
   at("wallets").hidden = false;
-  complain(found.size ? "Choose the wallet that signs." : "No wallet was found in this browser. Open the page where your wallet is.");
+  list();
+  if (found.size) complain("Choose the wallet that signs.");
 });
 
 for (const box of document.querySelectorAll("input[name=token]")) box.addEventListener("change", count);
