@@ -11,12 +11,14 @@ import requests
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from client.wallet.key import Wallet
-from client.wallet.sign_in import require_own_domain, sign_in_message
+from client.wallet.sign_in import require_own_domain
 from contracts_abi.model import Address, Snapshot
 from protocol.acts import RevokeGrant
-from protocol.errors import BadInput, CoterieError, Unreachable
+from protocol.errors import BadInput, CoterieError, NotFound, Unreachable
 from protocol.grant import Grant, Hash
+from protocol.node_key import RetireKey
 from protocol.policy import Policy, Verdict
+from protocol.sign_in import sign_in_message
 
 TIMEOUT = (5.0, 60.0)
 """Seconds to connect, and between two pieces of an answer."""
@@ -98,6 +100,34 @@ class _ShownGrant(_Answer):
     grant: Grant
 
 
+class DeviceCode(_Answer):
+    """``POST /api/v1/devices``: the secret to poll with, and what a person needs to answer in a browser."""
+
+    device_code: str
+    user_code: str
+    verification_uri: str
+    verification_uri_complete: str
+    expires_in: int
+    interval: int
+
+
+class DeviceAnswer(_Answer):
+    """``POST /api/v1/devices/poll``."""
+
+    state: str
+    """pending, slow_down, denied, expired or done."""
+    interval: int
+    grant: Grant | None = None
+    signature: str = ""
+
+
+class StandingGrant(_Answer):
+    """``GET /api/v1/grants/<id>``, as far as a member asks."""
+
+    grant_id: str
+    replaced: bool
+
+
 class CoordinatorApi:
     """One coordinator. Every method raises the ``CoterieError`` that the coordinator answered with, or Unreachable."""
 
@@ -130,6 +160,25 @@ class CoordinatorApi:
         """Hand in a signed grant, which registers its node key; the grant's id."""
         body = {"grant": grant.model_dump(mode="json"), "signature": signature}
         return str(self._post("grants", body)["grant_id"])
+
+    def ask_for_grant(self, node_key: str, name: str) -> DeviceCode:
+        """Begin a device login for this node key; the machine's ``name`` is shown to the person."""
+        return _read(DeviceCode, self._post("devices", {"node_key": node_key, "name": name}))
+
+    def poll_device(self, device_code: str) -> DeviceAnswer:
+        """Whether the person has answered."""
+        return _read(DeviceAnswer, self._post("devices/poll", {"device_code": device_code}))
+
+    def grant_stands(self, grant_id: str) -> bool:
+        """Whether the coordinator still counts this grant."""
+        try:
+            return not _read(StandingGrant, self._get(f"grants/{grant_id}")).replaced
+        except NotFound:
+            return False
+
+    def retire_key(self, order: RetireKey, signature: str) -> None:
+        """Have an old node key shut out for good; ``signature`` is its own."""
+        self._post("node-keys/retire", {"retire_key": order.model_dump(mode="json"), "signature": signature})
 
     def rounds(self) -> list[Round]:
         """All rounds, newest first."""

@@ -56,6 +56,8 @@ class CoordinatorSettings(BaseSettings):
     web_workers: Annotated[int, Field(ge=1)] = 2
     sign_in_seconds: Annotated[int, Field(ge=60, le=3600)] = 600
     """How long a nonce is good, and how old a sign-in message may be."""
+    proxies: Annotated[int, Field(ge=0)] = 0
+    """Reverse proxies in front, each of which adds its caller's address to X-Forwarded-For."""
 
     @classmethod
     def settings_customise_sources(

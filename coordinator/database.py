@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     Engine,
     ForeignKey,
+    Integer,
     LargeBinary,
     Text,
     UniqueConstraint,
@@ -221,6 +222,49 @@ class EventRow(Base):
     previous: Mapped[str]
     hash: Mapped[str]
     body: Mapped[str]
+
+
+# Machines that ask for a grant, who guesses at their codes, and which wallets are one member's ------------------------
+
+
+class DeviceRow(Base):
+    """A machine that asks for a grant, from its question to the answer. Its secret itself is nowhere but there."""
+
+    __tablename__ = "devices"
+
+    device_code_sha256: Mapped[str] = mapped_column(primary_key=True)
+    user_code: Mapped[str] = mapped_column(unique=True)
+    node_key: Mapped[str]
+    name: Mapped[str]
+    source: Mapped[str] = mapped_column(index=True)
+    """Where it asked from: an IPv4 address or the first half of an IPv6 one."""
+    expires: Mapped[int]
+    interval: Mapped[int]
+    """Seconds that it has to wait between two polls."""
+    polled_at: Mapped[int | None]
+    state: Mapped[str]
+    """pending, denied or granted."""
+    grant_id: Mapped[str | None] = mapped_column(ForeignKey("grants.grant_id"))
+
+
+class WrongCodeRow(Base):
+    """A user code that somebody typed and that is no machine's."""
+
+    __tablename__ = "wrong_codes"
+
+    number: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)
+    source: Mapped[str] = mapped_column(index=True)
+    at: Mapped[int] = mapped_column(index=True)
+
+
+class LinkedWalletRow(Base):
+    """A wallet that shares a member with others; it has signed for that itself."""
+
+    __tablename__ = "linked_wallets"
+
+    wallet: Mapped[str] = mapped_column(primary_key=True)
+    person: Mapped[str] = mapped_column(index=True)
+    linked_at: Mapped[int]
 
 
 class Database:

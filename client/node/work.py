@@ -31,9 +31,9 @@ from client.training.fixed import fixed_factors, update_of
 from client.training.machine import Machine
 from client.training.scoring import score
 from client.wallet.grant import StoredGrant, stored_grants
+from contracts_abi.delegation import held_or_lent
 from contracts_abi.facts import read_facts
 from contracts_abi.model import Token
-from contracts_abi.ownership.holding import holdings
 from contracts_abi.readers import finalized_snapshot, token_uris
 from contracts_abi.rpc import Rpc
 from protocol import node_key
@@ -127,7 +127,7 @@ class MemberWork:
         rpc = self._rpc()
         policy = granted.policy
         secret.require_members(
-            sum_, task, granted.grant, policy, lambda claims: holdings(rpc, claims, policy.ownership, task.snapshot)
+            sum_, task, granted.grant, policy, lambda claims: held_or_lent(rpc, claims, policy.ownership, task.snapshot)
         )
         draft = _draft(folder)
         if draft is None or not _answers(draft, task, granted):

@@ -6,8 +6,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from client.coordinator_api import Dao
+from contracts_abi.delegation import held_or_lent
 from contracts_abi.model import Snapshot, Token
-from contracts_abi.ownership.holding import holdings
 from contracts_abi.ownership.question import Claim
 from contracts_abi.rpc import Rpc
 from protocol.canonical import Document
@@ -50,6 +50,17 @@ def stored_grants(home: Path) -> list[StoredGrant]:
     return sorted(grants, key=lambda stored: stored.grant.expires, reverse=True)
 
 
+def standing_grant(stored: Iterable[StoredGrant], dao: Dao, public: str, now: int) -> Grant | None:
+    """The first of the stored grants that is in force at this DAO, for this node key, under its policy and base."""
+    terms = (dao.name, dao.chain_id, dao.policy_hash, dao.base.hash, public)
+    for one in stored:
+        grant = one.grant
+        said = (grant.dao, grant.chain_id, grant.policy_hash, grant.base_hash, grant.node_key)
+        if said == terms and grant.expires > now:
+            return grant
+    return None
+
+
 def require_policy(dao: Dao) -> None:
     """The policy document is the one that its hash names, and is about this DAO and chain.
 
@@ -70,7 +81,7 @@ def require_policy(dao: Dao) -> None:
 
 def unusable(rpc: Rpc, policy: Policy, wallet: str, tokens: Iterable[Token], snapshot: Snapshot) -> frozenset[Token]:
     """What ``wallet`` does not hold as the policy wants it held, by the member's own chain node."""
-    found = holdings(rpc, (Claim(token, wallet) for token in tokens), policy.ownership, snapshot)
+    found = held_or_lent(rpc, (Claim(token, wallet) for token in tokens), policy.ownership, snapshot)
     return frozenset(claim.token for claim, one in found.items() if one.denied or not one.holds)
 
 

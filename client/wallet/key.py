@@ -44,6 +44,11 @@ class Wallet:
         return sign(grant, self._key)
 
 
+def at_hand(keystore: Path | None) -> bool:
+    """Whether there is a wallet on this machine to sign with."""
+    return bool(keystore or os.environ.get(VARIABLE))
+
+
 def load_wallet(keystore: Path | None, ask_password: Callable[[], str]) -> Wallet:
     """The wallet in a keystore file if one is named, else the one in ``COTERIE_WALLET_KEY``.
 

@@ -9,6 +9,7 @@ from contracts_abi.ownership.holding import Holding, holdings
 from contracts_abi.ownership.question import Claim
 from contracts_abi.readers import finalized_snapshot
 from contracts_abi.rpc import Rpc
+from coordinator.eligibility.vaults import with_vaults, with_vaults_rechecked
 from protocol.errors import Unreachable
 from protocol.grant import Grant
 from protocol.policy import Policy, Verdict, judge, within_cap
@@ -29,6 +30,7 @@ def take_snapshot(rpc: Rpc, policy: Policy) -> Snapshot:
     return snapshot
 
 
+@with_vaults
 def verdicts_for(
     rpc: Rpc, policy: Policy, wallet: Address, snapshot: Snapshot, sources: Sources | None = None
 ) -> list[Verdict]:
@@ -38,6 +40,7 @@ def verdicts_for(
     return within_cap(policy, (_as_held(v, held[v.token], snapshot) for v in verdicts))
 
 
+@with_vaults_rechecked
 def recheck(rpc: Rpc, policy: Policy, grant: Grant, snapshot: Snapshot) -> list[Verdict]:
     """The verdict on every granted token at ``snapshot``, sorted; one that changed hands is denied."""
     claims = {token: Claim(token, grant.member) for token in grant.tokens}

@@ -16,6 +16,7 @@ from coordinator.database import (
     RoundTokenRow,
     ScoreReportRow,
 )
+from coordinator.identity.members import persons
 from coordinator.rounds.transitions import ENDED, GATHERING, RoundKind, RoundState
 from protocol.contribution import ContributionHeader
 from protocol.errors import NotFound
@@ -118,8 +119,9 @@ def verdicts_of(session: Session, row: ContributionRow) -> tuple[Verdict, ...]:
 def mergeable(session: Session, row: RoundRow) -> list[ContributionRow]:
     """What a merge of this round takes, by id: the newest live contribution of every member in the epoch.
 
-    A removal takes what the newest release was merged from, as far as it is live: the same without the dead. A secret
-    sum is this round's alone, and only what was made in the same mode and between the same factors adds up.
+    A member is a person, with any of their linked wallets. A removal takes what the newest release was merged from, as
+    far as it is live: the same without the dead. A secret sum is this round's alone, and only what was made in the same
+    mode and between the same factors adds up.
     """
     if row.kind == RoundKind.REMOVAL:
         return [one for one in released(session) if one.state == "live"]
@@ -130,8 +132,10 @@ def mergeable(session: Session, row: RoundRow) -> list[ContributionRow]:
         .where(RoundRow.state.not_in(GATHERING | {RoundState.CANCELLED}) | (RoundRow.round_id == row.round_id))
         .order_by(RoundRow.number)
     )
+    known = persons(session)
     kinds = {one.round_id: _kind(one) for one in session.scalars(select(RoundRow))}
-    newest = {one.member: one for one in live if kinds[one.round_id] == kinds[row.round_id]}
+    alike = (one for one in live if kinds[one.round_id] == kinds[row.round_id])
+    newest = {known.get(one.member, one.member): one for one in alike}
     return sorted(newest.values(), key=lambda one: one.contribution_id)
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
+from contracts_abi.delegation import held_or_lent
 from contracts_abi.model import Address, Snapshot
-from contracts_abi.ownership.holding import holdings
 from contracts_abi.ownership.terms import Ownership
 from contracts_abi.rpc import Rpc
 from coordinator.rounds.ledger import Ledger
@@ -49,7 +49,7 @@ class Watcher:
         if question == self._asked:
             return
         claims = [claim for one in watched for claim in one.claims]
-        found = lapsed(watched, holdings(self._rpc, claims, self._terms, snapshot), snapshot) if claims else []
+        found = lapsed(watched, held_or_lent(self._rpc, claims, self._terms, snapshot), snapshot) if claims else []
         if found:
             removal = self._ledger.end_contributions(found, snapshot)
             log.info("contributions died", ids=[one.contribution_id for one in found], removal_round=removal)

@@ -8,7 +8,7 @@ from contracts_abi.signatures import at_block
 from coordinator.eligibility.verdicts import take_snapshot
 from coordinator.identity import grants
 from coordinator.identity.admin import require_admin
-from coordinator.web.api import _body
+from coordinator.web.requests import body_of
 from coordinator.web.service import Service, service
 from protocol.acts import Act, CancelRound, RemoveContribution, RevokeGrant, require_current
 from protocol.errors import BadInput, NotAllowed
@@ -34,7 +34,7 @@ class RevokeGrantRequest(BaseModel):
 
 @acts.post("/rounds/<round_id>/cancellation")
 def cancel_round(round_id: str) -> Response:
-    here, asked = service(), _body(CancelRoundRequest)
+    here, asked = service(), body_of(CancelRoundRequest)
     snapshot = _checked(here, asked.cancel_round, asked.signature, round_id)
     require_admin(here.rpc, here.policy, asked.cancel_round.admin, snapshot)
     here.ledger.cancel(asked.cancel_round, asked.signature, snapshot)
@@ -43,7 +43,7 @@ def cancel_round(round_id: str) -> Response:
 
 @acts.post("/contributions/<contribution_id>/removal")
 def remove_contribution(contribution_id: str) -> Response:
-    here, asked = service(), _body(RemoveContributionRequest)
+    here, asked = service(), body_of(RemoveContributionRequest)
     snapshot = _checked(here, asked.remove_contribution, asked.signature, contribution_id)
     require_admin(here.rpc, here.policy, asked.remove_contribution.admin, snapshot)
     removal = here.ledger.remove(asked.remove_contribution, asked.signature, snapshot)
@@ -52,7 +52,7 @@ def remove_contribution(contribution_id: str) -> Response:
 
 @acts.post("/grants/<grant_id>/revocation")
 def revoke_grant(grant_id: str) -> Response:
-    here, asked = service(), _body(RevokeGrantRequest)
+    here, asked = service(), body_of(RevokeGrantRequest)
     order = asked.revoke_grant
     snapshot = _checked(here, order, asked.signature, grant_id)
     with here.database.reading() as session:

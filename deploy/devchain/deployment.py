@@ -70,6 +70,12 @@ def person_badge() -> Artifact:
 
 
 @functools.cache
+def delegate_registry() -> Artifact:
+    """What Coterie asks of delegate.xyz's registry; no constructor arguments and no state of its own."""
+    return _ours("DelegateRegistry")
+
+
+@functools.cache
 def openzeppelin(name: str) -> Artifact:
     """Any of OpenZeppelin's prebuilt contracts, as ``ERC20PresetFixedSupply``."""
     return _read(f"node_modules/@openzeppelin/contracts/build/contracts/{name}.json")

@@ -14,13 +14,14 @@ from client.coordinator_api import Base, Dao, SuperLink, problem_of
 from client.wallet.consent import consent_panel, verdict_table
 from client.wallet.grant import StoredGrant, build_grant, require_own_judgement, require_policy, stored_grants
 from client.wallet.key import VARIABLE, Wallet, load_wallet
-from client.wallet.sign_in import require_own_domain, sign_in_message
+from client.wallet.sign_in import require_own_domain
 from contracts_abi.model import LicenceSignal, Token
 from deploy.devchain.anvil import ANVIL_KEYS
 from protocol import node_key
 from protocol.errors import BadInput, NotAllowed
 from protocol.grant import WARRANT, require_signer
 from protocol.policy import AdminRole, CollectionRule, Facts, Policy, Verdict, judge
+from protocol.sign_in import sign_in_message
 
 NOUNS, APES = "0x" + "11" * 20, "0x" + "22" * 20
 COMMERCIAL = LicenceSignal(name="COMMERCIAL", uri="ar://licence")
