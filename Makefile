@@ -22,7 +22,7 @@ PACKAGES := $(DEVCHAIN)/node_modules/.installed
 NODE := $(IPFS)/node_modules/.installed
 CONTRACTS := $(DEVCHAIN)/build/.compiled
 
-.PHONY: help setup demo test test-fast check clean bench-train bench-merge bench-quality
+.PHONY: help setup demo test test-fast check clean bench-train bench-merge bench-chain bench-quality
 
 help:
 	@echo "make demo             run a whole DAO on this machine; ONCE=1 ends it when the story is told"
@@ -31,6 +31,7 @@ help:
 	@echo "make setup            only install: Python packages into $(VENV), npm packages of the dev chain and of an IPFS node"
 	@echo "make bench-train      time a training step against the least that any engine must do; some minutes"
 	@echo "make bench-merge      time merges of 10, 100 and 1000 members and their errors beside other ways; half an hour, 8 GB"
+	@echo "make bench-chain      time who holds 10,000 tokens, beside web3.py and Multicall3; a minute"
 	@echo "make bench-quality    measure what a collective is worth beside other ways to train one; hours, RESUME=1 goes on"
 	@echo "make clean            remove everything that was made here"
 
@@ -59,6 +60,9 @@ bench-train: setup
 
 bench-merge: setup
 	@$(BIN)/python -m bench.merge
+
+bench-chain: setup
+	@$(BIN)/python -m bench.chain
 
 # RESUME=1 goes on where a run was cut.
 bench-quality: setup

@@ -1,6 +1,7 @@
 """The coordinator's HTTP API as the member's side calls it: typed answers, one kind of error."""
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -10,11 +11,14 @@ import requests
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from client.wallet.key import Wallet
-from client.wallet.sign_in import require_own_domain, sign_in_message
+from client.wallet.sign_in import require_own_domain
 from contracts_abi.model import Address, Snapshot
-from protocol.errors import BadInput, CoterieError, Unreachable
+from protocol.acts import RevokeGrant
+from protocol.errors import BadInput, CoterieError, NotFound, Unreachable
 from protocol.grant import Grant, Hash
+from protocol.node_key import RetireKey
 from protocol.policy import Policy, Verdict
+from protocol.sign_in import sign_in_message
 
 TIMEOUT = (5.0, 60.0)
 """Seconds to connect, and between two pieces of an answer."""
@@ -90,6 +94,40 @@ class Release(_Answer):
     """Whether something that it was made from has ended since."""
 
 
+class _ShownGrant(_Answer):
+    """``GET /api/v1/grants/<id>``."""
+
+    grant: Grant
+
+
+class DeviceCode(_Answer):
+    """``POST /api/v1/devices``: the secret to poll with, and what a person needs to answer in a browser."""
+
+    device_code: str
+    user_code: str
+    verification_uri: str
+    verification_uri_complete: str
+    expires_in: int
+    interval: int
+
+
+class DeviceAnswer(_Answer):
+    """``POST /api/v1/devices/poll``."""
+
+    state: str
+    """pending, slow_down, denied, expired or done."""
+    interval: int
+    grant: Grant | None = None
+    signature: str = ""
+
+
+class StandingGrant(_Answer):
+    """``GET /api/v1/grants/<id>``, as far as a member asks."""
+
+    grant_id: str
+    replaced: bool
+
+
 class CoordinatorApi:
     """One coordinator. Every method raises the ``CoterieError`` that the coordinator answered with, or Unreachable."""
 
@@ -123,6 +161,25 @@ class CoordinatorApi:
         body = {"grant": grant.model_dump(mode="json"), "signature": signature}
         return str(self._post("grants", body)["grant_id"])
 
+    def ask_for_grant(self, node_key: str, name: str) -> DeviceCode:
+        """Begin a device login for this node key; the machine's ``name`` is shown to the person."""
+        return _read(DeviceCode, self._post("devices", {"node_key": node_key, "name": name}))
+
+    def poll_device(self, device_code: str) -> DeviceAnswer:
+        """Whether the person has answered."""
+        return _read(DeviceAnswer, self._post("devices/poll", {"device_code": device_code}))
+
+    def grant_stands(self, grant_id: str) -> bool:
+        """Whether the coordinator still counts this grant."""
+        try:
+            return not _read(StandingGrant, self._get(f"grants/{grant_id}")).replaced
+        except NotFound:
+            return False
+
+    def retire_key(self, order: RetireKey, signature: str) -> None:
+        """Have an old node key shut out for good; ``signature`` is its own."""
+        self._post("node-keys/retire", {"retire_key": order.model_dump(mode="json"), "signature": signature})
+
     def rounds(self) -> list[Round]:
         """All rounds, newest first."""
         return [_read(Round, entry) for entry in self._get("rounds")]
@@ -130,6 +187,21 @@ class CoordinatorApi:
     def releases(self) -> list[Release]:
         """All releases, newest first."""
         return [_read(Release, entry) for entry in self._get("releases")]
+
+    def grant(self, grant_id: str) -> Grant:
+        """A grant that the coordinator has; NotFound when there is none with this id."""
+        if not re.fullmatch(r"[0-9a-f]{16}", grant_id):
+            raise BadInput(f"{grant_id[:40]} is no grant's id.", "It has 16 hexadecimal digits.")
+        shown = _read(_ShownGrant, self._get(f"grants/{grant_id}"))
+        if shown.grant.grant_id != grant_id:
+            raise Unreachable(f"The coordinator answered with another grant than {grant_id}.", "Tell the DAO.")
+        return shown.grant
+
+    def revoke(self, order: RevokeGrant, signature: str) -> str | None:
+        """Hand in a signed revocation; the id of the round that makes the model again, where one opens."""
+        body = {"revoke_grant": order.model_dump(mode="json"), "signature": signature}
+        removal = self._post(f"grants/{order.subject}/revocation", body)["removal_round"]
+        return None if removal is None else str(removal)
 
     def _get(self, path: str) -> Any:
         return self._call("GET", path, None)

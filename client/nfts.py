@@ -30,10 +30,14 @@ from client.coordinator_api import CoordinatorApi, Dao, Eligibility
 from client.media.resolver import media_of
 from client.options import Home, Keystore, RpcUrl, ask_password
 from client.wallet.consent import verdict_table
-from client.wallet.grant import StoredGrant, read_signals, require_own_judgement, require_policy, stored_grants
+from client.wallet.grant import StoredGrant, require_own_judgement, require_policy, stored_grants, unusable
 from client.wallet.key import Wallet, load_wallet
+from contracts_abi.facts import read_facts
 from contracts_abi.model import Snapshot, Token
-from contracts_abi.readers import finalized_snapshot, owners, token_uris, tokens_of
+from contracts_abi.ownership.checkpoints import CheckpointFolder
+from contracts_abi.ownership.discovery import Sources, held_tokens
+from contracts_abi.ownership.terms import Ownership
+from contracts_abi.readers import finalized_snapshot, token_uris
 from contracts_abi.rpc import Rpc
 from protocol.errors import BadInput, NotAllowed
 from protocol.policy import LICENCES, Verdict, judge
@@ -141,11 +145,14 @@ def signed_in(api: CoordinatorApi, dao: Dao, wallet: Wallet, settings: MemberSet
     """Sign in and take the verdicts, each judged again here."""
     api.sign_in(wallet, dao)
     eligibility = api.verdicts()
-    signals = None
+    facts, lost = None, frozenset[Token]()
     if settings.rpc_url:
+        chain, snapshot = Rpc(settings.rpc_url), eligibility.snapshot
         tokens = [verdict.token for verdict in eligibility.verdicts]
-        signals = read_signals(Rpc(settings.rpc_url), tokens, eligibility.snapshot)
-    require_own_judgement(dao.policy, eligibility.verdicts, signals)
+        facts = read_facts(chain, dao.policy, tokens, (wallet.address,), snapshot)
+        denied = [verdict.token for verdict in eligibility.verdicts if not verdict.allow]
+        lost = unusable(chain, dao.policy, wallet.address, denied, snapshot)
+    require_own_judgement(dao.policy, eligibility.verdicts, facts, lost)
     return eligibility
 
 
@@ -261,10 +268,11 @@ def _of_dao(settings: MemberSettings, url: str, keystore: Path | None) -> Holdin
 
 def _of_wallet(settings: MemberSettings, chain: Rpc, contract: str, wallet: str) -> Holding:
     snapshot = finalized_snapshot(chain)
-    tokens = tokens_of(chain, contract, wallet, snapshot)
+    sources = Sources(CheckpointFolder(settings.home / "discovery"))
+    tokens = held_tokens(chain, wallet, {contract: Ownership()}, snapshot, sources)
     if not tokens:
         raise NotAllowed(
-            f"{contract} lists no tokens of {wallet}.", "Check both addresses; the contract must enumerate its tokens."
+            f"{wallet} holds no tokens of {contract}.", "Check both addresses, and that the chain is the right one."
         )
     verdicts = tuple(
         Verdict(token=token, collection=contract, allow=True, rule="token", licence=None, reason=NO_DAO)
@@ -292,11 +300,11 @@ def _of_grants(settings: MemberSettings, chain: Rpc) -> Holding:
 
 
 def _granted(chain: Rpc, stored: StoredGrant, snapshot: Snapshot) -> Iterable[Verdict]:
-    signals = read_signals(chain, stored.grant.tokens, snapshot)
-    owned = owners(chain, stored.grant.tokens, snapshot)
+    facts = read_facts(chain, stored.policy, stored.grant.tokens, (stored.grant.member,), snapshot)
+    lost = unusable(chain, stored.policy, stored.grant.member, stored.grant.tokens, snapshot)
     for token in stored.grant.tokens:
-        verdict = judge(stored.policy, token, signals[token.contract])
-        if owned[token] != stored.grant.member:
+        verdict = judge(stored.policy, token, facts[token])
+        if token in lost:
             verdict = verdict.model_copy(update={"allow": False, "reason": "it is no longer this wallet's"})
         yield verdict
 

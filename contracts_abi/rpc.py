@@ -34,6 +34,7 @@ _HALTS = (
     "write protection",
     "execution aborted",
 )
+_RATE = ("rate limit", "rate-limit", "too many requests", "request count exceeded", "status 429", "capacity", "quota")
 
 Request = tuple[str, Sequence[object]]
 
@@ -43,6 +44,15 @@ class CallReverted:
     """A contract that ran and gave no answer: it reverted, ran out of gas, halted or answered without end."""
 
     message: str
+
+
+class Refused(Unreachable):
+    """The node answers, and will not do what it was asked."""
+
+    def __init__(self, host: str, why: str) -> None:
+        super().__init__(f"The chain at {host} refused: {why[:300]}.", "Try again later, or configure another RPC URL.")
+        self.by_rate = any(word in why.lower() for word in _RATE)
+        """Whether it was asked too often, so that asking for less would not help."""
 
 
 class _TooLong(Exception):
@@ -120,10 +130,8 @@ class Rpc:
             return CallReverted(message)
         raise self._refusal(message)
 
-    def _refusal(self, why: str) -> Unreachable:
-        return Unreachable(
-            f"The chain at {self.host} refused: {why[:300]}.", "Try again later, or configure another RPC URL."
-        )
+    def _refusal(self, why: str) -> Refused:
+        return Refused(self.host, why)
 
 
 def _bounded(response: requests.Response) -> bytes:

@@ -13,29 +13,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import click
 import requests
 import structlog
 import typer
-from eth_account import Account
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from coordinator.config import CoordinatorSettings, load_policy
+from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
 from coordinator.flower.superlink import SuperLinkProcess
+from coordinator.orders import admin_and_end, call, read_order, signed_here, write_order
+from coordinator.policy_commands import policy_app
 from coordinator.wiring import CONFIG_VARIABLE, EXCHANGE, SuperLinkAddress, superlink_control, tell_superlink
 from processes.children import PARENT, Child, end_with_parent
+from protocol.acts import Act, CancelRound, RemoveContribution
 from protocol.errors import BadInput, CoterieError, Unreachable
-from protocol.grant import RoundPlan, StartRound, sign
-from protocol.policy import Verdict
+from protocol.grant import RoundPlan, StartRound
 
-WALLET_KEY_VARIABLE = "COTERIE_WALLET_KEY"
 START_SECONDS = 60.0
 MAX_RESTARTS = 5
 
@@ -62,14 +62,23 @@ app = typer.Typer(
     add_completion=False,
 )
 round_app = typer.Typer(help="Start rounds and look at them.", no_args_is_help=True)
-policy_app = typer.Typer(help="Ask a policy document before it is in force.", no_args_is_help=True)
+contribution_app = typer.Typer(help="End single contributions.", no_args_is_help=True)
 app.add_typer(round_app, name="round")
+app.add_typer(contribution_app, name="contribution")
 app.add_typer(policy_app, name="policy")
 
+AnyAct = TypeVar("AnyAct", bound=Act)
 out = Console()
 log = structlog.get_logger(__name__)
 Config = Annotated[Path, typer.Option("--config", help="The coordinator's settings, TOML.")]
 DEFAULT_CONFIG = Path("coordinator.toml")
+Reason = Annotated[str, typer.Option(help="Why, in a sentence; it is signed, and everybody can read it.")]
+Admin = Annotated[
+    str | None, typer.Option("--admin", help="Who signs, instead of COTERIE_WALLET_KEY: the DAO's Safe. Needs --out.")
+]
+OutFile = Annotated[
+    Path | None, typer.Option("--out", help="Write the order to a file, to be signed elsewhere, and send nothing.")
+]
 
 
 @app.command()
@@ -137,24 +146,67 @@ def start_round(
     config: Config = DEFAULT_CONFIG,
     plan: Annotated[Path | None, typer.Option(help="A plan in TOML; what it leaves out has defaults.")] = None,
     change: Annotated[list[str] | None, typer.Option("--set", help="One value of the plan, as steps=40.")] = None,
+    admin: Admin = None,
+    out_file: OutFile = None,
 ) -> None:
     """Sign a StartRound with the admin's wallet and send it. The key is read from COTERIE_WALLET_KEY."""
     settings = _settings(config)
-    key = os.environ.get(WALLET_KEY_VARIABLE)
-    if not key:
-        raise BadInput(f"{WALLET_KEY_VARIABLE} is not set.", "Set it to the admin wallet's private key.")
     policy = settings.loaded_policy
+    actor, expires = admin_and_end(admin, out_file)
     order = StartRound(
         dao=policy.dao,
         chain_id=policy.chain_id,
-        admin=Account.from_key(key).address,
+        admin=actor,
         plan=_plan(plan, change or []),
         policy_hash=policy.digest(),
         base_hash=settings.base_hash,
         nonce=secrets.token_hex(16),
+        expires=expires,
     )
-    body = {"start_round": order.model_dump(mode="json"), "signature": sign(order, key)}
-    out.print(_call(settings, "POST", "rounds", body)["round_id"], highlight=False)
+    _give(settings, "rounds", "start_round", order, out_file)
+
+
+@round_app.command("cancel")
+def cancel_round(
+    round_id: Annotated[str, typer.Argument(help="The round, as `round show` names it.")],
+    reason: Reason,
+    config: Config = DEFAULT_CONFIG,
+    admin: Admin = None,
+    out_file: OutFile = None,
+) -> None:
+    """Sign the end of a training round without a release and send it."""
+    settings = _settings(config)
+    actor, expires = admin_and_end(admin, out_file)
+    order = _order(CancelRound, settings, admin=actor, round_id=round_id, reason=reason, expires=expires)
+    _give(settings, f"rounds/{round_id}/cancellation", "cancel_round", order, out_file)
+
+
+@contribution_app.command("remove")
+def remove_contribution(
+    contribution_id: Annotated[str, typer.Argument(help="The contribution, as a release's manifest names it.")],
+    reason: Reason,
+    config: Config = DEFAULT_CONFIG,
+    admin: Admin = None,
+    out_file: OutFile = None,
+) -> None:
+    """Sign the end of one contribution and send it; if it is in the newest release, one without it follows."""
+    settings = _settings(config)
+    actor, expires = admin_and_end(admin, out_file)
+    order = _order(
+        RemoveContribution, settings, admin=actor, contribution_id=contribution_id, reason=reason, expires=expires
+    )
+    _give(settings, f"contributions/{contribution_id}/removal", "remove_contribution", order, out_file)
+
+
+@app.command("send")
+def send_order(
+    file: Annotated[Path, typer.Argument(help="An order that --out has written.")],
+    signature: Annotated[str, typer.Option(help="What the Safe's owners, or another wallet, signed: 0x….")],
+    config: Config = DEFAULT_CONFIG,
+) -> None:
+    """Send an order that was signed elsewhere, by a Safe's owners for example."""
+    order = read_order(file)
+    out.print_json(json.dumps(call(_settings(config), "POST", order.path, {**order.body, "signature": signature})))
 
 
 @round_app.command("show")
@@ -165,41 +217,13 @@ def show_round(
     """Show the rounds, newest first."""
     settings = _settings(config)
     if round_id:
-        out.print_json(json.dumps(_call(settings, "GET", f"rounds/{round_id}")))
+        out.print_json(json.dumps(call(settings, "GET", f"rounds/{round_id}")))
         return
     table = Table("round", "kind", "state", "contributions", "release", "reason")
-    for one in _call(settings, "GET", "rounds"):
+    for one in call(settings, "GET", "rounds"):
         count = f"{one['contributed']} of {one['expected']}"
         table.add_row(one["round_id"], one["kind"], one["state"], count, one["cid"] or "", one["reason"])
     out.print(table)
-
-
-@policy_app.command("check")
-def check_policy(
-    file: Annotated[Path, typer.Argument(help="The policy document, JSON.")],
-    wallet: Annotated[str, typer.Option(help="The wallet to ask about, 0x….")],
-    rpc: Annotated[str, typer.Option(help="JSON-RPC URL of the policy's chain.")],
-) -> None:
-    """Show the verdict on each of a wallet's tokens, and why."""
-    from eth_utils.address import is_address, to_checksum_address
-
-    from contracts_abi.rpc import Rpc
-    from coordinator.eligibility.verdicts import take_snapshot, verdicts_for
-
-    if not is_address(wallet):
-        raise BadInput(f"{wallet} is no Ethereum address.")
-    policy, chain = load_policy(file), Rpc(rpc)
-    snapshot = take_snapshot(chain, policy)
-    found = verdicts_for(chain, policy, to_checksum_address(wallet), snapshot)
-    out.print(_verdict_table(found))
-    admitted = sum(v.allow for v in found)
-    out.print(f"{admitted} of {len(found)} tokens are admitted at block {snapshot.number}.", highlight=False)
-
-
-@policy_app.command("hash")
-def hash_policy(file: Annotated[Path, typer.Argument(help="The policy document, JSON.")]) -> None:
-    """Print the hash that grants and rounds are bound to."""
-    print(load_policy(file).digest())
 
 
 def _settings(config: Path) -> CoordinatorSettings:
@@ -297,23 +321,24 @@ def _value(text: str) -> Any:
         raise BadInput(f"{text} is no value.", "Write numbers as 40 or 2e-3, lists as [0, 1].") from error
 
 
-def _call(settings: CoordinatorSettings, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """The coordinator's answer; its problem as an error of ours."""
-    url = f"{settings.public_uri}/api/v1/{path}"
+def _order(kind: type[AnyAct], settings: CoordinatorSettings, **particulars: object) -> AnyAct:
+    """An act of this DAO with a fresh nonce. Raises BadInput naming what is wrong."""
+    policy = settings.loaded_policy
+    fields = {"dao": policy.dao, "chain_id": policy.chain_id, "nonce": secrets.token_hex(16), **particulars}
     try:
-        response = requests.request(method, url, json=body, timeout=60)
-        answer = response.json()
-    except (requests.RequestException, ValueError) as error:
-        raise Unreachable(f"No coordinator answers at {settings.public_uri}.", "Start it first.") from error
-    if not response.ok:
-        kind = next((k for k in CoterieError.__subclasses__() if k.code == answer.get("code")), CoterieError)
-        raise kind(str(answer.get("detail", response.status_code)), str(answer.get("hint", "")))
-    return answer
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
 
 
-def _verdict_table(verdicts: list[Verdict]) -> Table:
-    table = Table("token", "collection", "verdict", "licence", "reason")
-    for one in verdicts:
-        word = "[green]admitted[/]" if one.allow else "[red]denied[/]"
-        table.add_row(str(one.token.token_id), escape(one.collection), word, one.licence or "", escape(one.reason))
-    return table
+def _give(settings: CoordinatorSettings, path: str, name: str, order: Act | StartRound, out_file: Path | None) -> None:
+    """Sign and send an order and print the answer's id; or write it down for others to sign."""
+    if out_file:
+        write_order(out_file, path, name, order, order.typed_data())
+        end = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(order.expires))
+        out.print(f"{out_file} holds the order; its typed_data is what the wallets sign, until {end}.", highlight=False)
+        out.print(f"Then: coterie-coordinator send {out_file} --signature 0x…", highlight=False)
+        return
+    answer = call(settings, "POST", path, {name: order.model_dump(mode="json"), "signature": signed_here(order)})
+    out.print(next(iter(answer.values())), highlight=False)

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from protocol.base import base_hash
 from protocol.errors import BadInput
-from protocol.policy import Policy
+from protocol.policy import Policy, parse_policy
 
 ENVIRONMENT_PREFIX = "COTERIE_COORDINATOR_"
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -37,6 +37,10 @@ class CoordinatorSettings(BaseSettings):
     """How members reach the coordinator; host and port when left empty."""
     superlink_port: Port | None = None
     """Of the SuperLink on loopback; a free one, kept from then on, when not set."""
+    indexer_url: str = ""
+    """Alchemy's NFT API for the policy's chain, as https://eth-mainnet.g.alchemy.com: it helps to find tokens."""
+    indexer_key: SecretStr = SecretStr("")
+    """Its key. Without one tokens are found by enumeration and by logs."""
     gateways: tuple[str, ...] = ()
     """IPFS gateways for readers of releases, beside this coordinator's own."""
     ipfs_api: str = ""
@@ -60,6 +64,10 @@ class CoordinatorSettings(BaseSettings):
     keep_sums: bool = False
     """Keep a merge's sums on the disk, so that the next one reads only what differs."""
     web_workers: Annotated[int, Field(ge=1)] = 2
+    sign_in_seconds: Annotated[int, Field(ge=60, le=3600)] = 600
+    """How long a nonce is good, and how old a sign-in message may be."""
+    proxies: Annotated[int, Field(ge=0)] = 0
+    """Reverse proxies in front, each of which adds its caller's address to X-Forwarded-For."""
 
     @classmethod
     def settings_customise_sources(
@@ -139,6 +147,16 @@ class CoordinatorSettings(BaseSettings):
         return self.data / "cars"
 
     @property
+    def policies(self) -> Path:
+        """Policies that were in force, by their hashes."""
+        return self.data / "policies"
+
+    @property
+    def discovery(self) -> Path:
+        """How far logs were read, a file for each wallet and contract."""
+        return self.data / "discovery"
+
+    @property
     def superlink_file(self) -> Path:
         """Where ``up`` tells the other processes how to reach the SuperLink."""
         return self.data / "superlink.json"
@@ -157,10 +175,9 @@ class CoordinatorSettings(BaseSettings):
 def load_policy(file: Path) -> Policy:
     """Raises BadInput when the file is missing or no policy; names the field."""
     try:
-        return Policy.model_validate_json(file.read_bytes())
+        data = file.read_bytes()
+    except FileNotFoundError as error:
+        raise BadInput(f"There is no policy {file}.", "Name the DAO's policy document.") from error
     except OSError as error:
         raise BadInput(f"The policy {file} cannot be read.", "Name the DAO's policy document.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise BadInput(f"{file} is no policy: {place}: {first['msg']}.", "Mend the document.") from error
+    return parse_policy(data, str(file))

@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     Engine,
     ForeignKey,
+    Integer,
     LargeBinary,
     Text,
     UniqueConstraint,
@@ -31,7 +32,7 @@ class Base(DeclarativeBase):
 
 
 class NonceRow(Base):
-    """A sign-in nonce: given out once, taken back once."""
+    """A sign-in nonce: given out once, taken back once. ``value`` is its hash with the asker's secret."""
 
     __tablename__ = "nonces"
 
@@ -213,6 +214,23 @@ class PinRow(Base):
     """When to look again; never where it is let go."""
 
 
+class ActRow(Base):
+    """An order that was carried out (a cancel, a removal, a revocation), as it was signed."""
+
+    __tablename__ = "acts"
+
+    nonce: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    actor: Mapped[str]
+    subject: Mapped[str] = mapped_column(index=True)
+    """The id of what it was done to."""
+    document: Mapped[str]
+    signature: Mapped[str]
+    snapshot: Mapped[str]
+    """The block at which the signature held and the actor had the right."""
+    done_at: Mapped[int]
+
+
 class EventRow(Base):
     """The append-only log: each line's hash covers the line before."""
 
@@ -222,6 +240,49 @@ class EventRow(Base):
     previous: Mapped[str]
     hash: Mapped[str]
     body: Mapped[str]
+
+
+# Machines that ask for a grant, who guesses at their codes, and which wallets are one member's ------------------------
+
+
+class DeviceRow(Base):
+    """A machine that asks for a grant, from its question to the answer. Its secret itself is nowhere but there."""
+
+    __tablename__ = "devices"
+
+    device_code_sha256: Mapped[str] = mapped_column(primary_key=True)
+    user_code: Mapped[str] = mapped_column(unique=True)
+    node_key: Mapped[str]
+    name: Mapped[str]
+    source: Mapped[str] = mapped_column(index=True)
+    """Where it asked from: an IPv4 address or the first half of an IPv6 one."""
+    expires: Mapped[int]
+    interval: Mapped[int]
+    """Seconds that it has to wait between two polls."""
+    polled_at: Mapped[int | None]
+    state: Mapped[str]
+    """pending, denied or granted."""
+    grant_id: Mapped[str | None] = mapped_column(ForeignKey("grants.grant_id"))
+
+
+class WrongCodeRow(Base):
+    """A user code that somebody typed and that is no machine's."""
+
+    __tablename__ = "wrong_codes"
+
+    number: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)
+    source: Mapped[str] = mapped_column(index=True)
+    at: Mapped[int] = mapped_column(index=True)
+
+
+class LinkedWalletRow(Base):
+    """A wallet that shares a member with others; it has signed for that itself."""
+
+    __tablename__ = "linked_wallets"
+
+    wallet: Mapped[str] = mapped_column(primary_key=True)
+    person: Mapped[str] = mapped_column(index=True)
+    linked_at: Mapped[int]
 
 
 class Database:

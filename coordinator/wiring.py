@@ -8,8 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contracts_abi.ownership.checkpoints import CheckpointFolder
+from contracts_abi.ownership.discovery import Sources
+from contracts_abi.ownership.indexer import Indexer
 from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
+from coordinator.eligibility.policies import keep
 from coordinator.flower.exchange import Exchange
 from coordinator.releases.pinning import Pinning
 from coordinator.releases.places import places_of
@@ -48,7 +52,8 @@ def exchange_for(round_id: str) -> Exchange:
 
 
 def ledger_of(settings: CoordinatorSettings, database: Database, clock: Callable[[], float] = time.time) -> Ledger:
-    """The rounds of the coordinator that these settings describe."""
+    """The rounds of the coordinator that these settings describe, whose policy is kept for its releases."""
+    keep(settings.policies, settings.loaded_policy)
     return Ledger(database, settings.loaded_policy, settings.contributions, settings.scoring_timeout_seconds, clock)
 
 
@@ -64,6 +69,13 @@ def pinning_of(
 ) -> Pinning:
     """What keeps releases at other places. Raises BadInput when a setting is no address."""
     return Pinning(database, store, places_of(settings), settings.pin_check_minutes * 60, clock)
+
+
+def sources_of(settings: CoordinatorSettings) -> Sources:
+    """What helps to find a wallet's tokens, beside the chain."""
+    key = settings.indexer_key.get_secret_value()
+    indexer = Indexer(settings.indexer_url, key) if settings.indexer_url and key else None
+    return Sources(CheckpointFolder(settings.discovery), indexer)
 
 
 def superlink_control(settings: CoordinatorSettings) -> "SuperLinkControl":

@@ -52,6 +52,13 @@ class Conflict(CoterieError):
     status = 409
 
 
+class TooMany(CoterieError):
+    """Asked more often than one may."""
+
+    code = "too-many"
+    status = 429
+
+
 class ContributionRefused(CoterieError):
     """A contribution that may not be merged: wrong key set, shape, signature, base, or not finite."""
 

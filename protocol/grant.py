@@ -5,19 +5,22 @@ policy, which base, until when, for which node key. Hashes bind what does not fi
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from eth_account import Account
 from eth_account.messages import encode_typed_data
 from eth_utils.address import to_checksum_address
+from eth_utils.crypto import keccak
 from pydantic import Field
 
 from contracts_abi.model import Address, Token
+from contracts_abi.signatures import AskWallet, key_holder, signature_bytes
 from protocol.canonical import Document, sha256
 from protocol.errors import NotAllowed
 from protocol.modes import DpTerms, Grid, Learned, Mode
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Nonce = Annotated[str, Field(min_length=8, max_length=64)]
 
 _DOMAIN = (("name", "string"), ("version", "string"), ("chainId", "uint256"))
 _GRANT = (
@@ -39,6 +42,7 @@ _START_ROUND = (
     ("policyHash", "bytes32"),
     ("baseHash", "bytes32"),
     ("nonce", "string"),
+    ("expires", "uint256"),
 )
 
 WARRANT = "Where a licence is silent on training, I warrant that I may train on my tokens."
@@ -73,7 +77,7 @@ class Grant(Document):
             "baseHash": "0x" + self.base_hash,
             "expires": self.expires,
         }
-        return _typed_data(self.chain_id, "Grant", {"Grant": _GRANT, "Token": _TOKEN}, message)
+        return eip712(self.chain_id, "Grant", {"Grant": _GRANT, "Token": _TOKEN}, message)
 
     @property
     def grant_id(self) -> str:
@@ -171,7 +175,9 @@ class StartRound(Document):
     plan: RoundPlan
     policy_hash: Hash
     base_hash: Hash
-    nonce: Annotated[str, Field(min_length=8, max_length=64)]
+    nonce: Nonce
+    expires: int
+    """Unix seconds, soon: an order that somebody kept is worth nothing later."""
 
     def typed_data(self) -> dict[str, Any]:
         """The EIP-712 document that the admin's wallet shows and signs."""
@@ -182,32 +188,52 @@ class StartRound(Document):
             "policyHash": "0x" + self.policy_hash,
             "baseHash": "0x" + self.base_hash,
             "nonce": self.nonce,
+            "expires": self.expires,
         }
-        return _typed_data(self.chain_id, "StartRound", {"StartRound": _START_ROUND}, message)
+        return eip712(self.chain_id, "StartRound", {"StartRound": _START_ROUND}, message)
 
 
-def sign(document: Grant | StartRound, private_key: str) -> str:
+class Signable(Protocol):
+    """What a wallet can sign: anything that says how it is shown."""
+
+    def typed_data(self) -> dict[str, Any]:
+        """The EIP-712 document."""
+        ...
+
+
+def signing_hash(document: Signable) -> bytes:
+    """The 32 bytes that a wallet signs for a document (EIP-712)."""
+    signable = encode_typed_data(full_message=document.typed_data())
+    return keccak(b"\x19" + signable.version + signable.header + signable.body)
+
+
+def sign(document: Signable, private_key: str) -> str:
     """Sign with a key that is at hand (demo, automation). Returns 0x-prefixed 65 bytes."""
     signable = encode_typed_data(full_message=document.typed_data())
     return "0x" + bytes(Account.sign_message(signable, private_key).signature).hex()
 
 
-def require_signer(document: Grant | StartRound, signature: str, signer: str) -> None:
-    """Check an externally owned account's signature.
+def require_signer(document: Signable, signature: str, signer: str, ask_wallet: AskWallet | None = None) -> None:
+    """Check that ``signer`` signed exactly this document.
+
+    Its own key is recognised here. Where it is not that key's, ``ask_wallet`` is asked whether ``signer`` is a contract
+    wallet that accepts it; without ``ask_wallet``, contract wallets are refused.
 
     Raises:
         NotAllowed: the signature is not ``signer``'s over exactly this document.
+        Unreachable: ``ask_wallet`` got no answer.
     """
-    signable = encode_typed_data(full_message=document.typed_data())
-    try:
-        recovered = Account.recover_message(signable, signature=signature)
-    except Exception as error:  # eth_account raises a different type for each way bytes can be wrong
-        raise NotAllowed("The signature cannot be read.", "Sign the document again with your wallet.") from error
-    if to_checksum_address(recovered) != to_checksum_address(signer):
-        raise NotAllowed(
-            f"The signature is {recovered}'s, not {signer}'s, or the document was changed after signing.",
-            "Sign the document as it is now, with the wallet it names.",
-        )
+    digest, data = signing_hash(document), signature_bytes(signature)
+    holder = key_holder(digest, data)
+    if holder and holder == to_checksum_address(signer):
+        return
+    if ask_wallet and ask_wallet(to_checksum_address(signer), digest, data):
+        return
+    made_by = f"{holder}'s, not {signer}'s" if holder else f"not {signer}'s"
+    raise NotAllowed(
+        f"The signature is {made_by}, or the document was changed after signing.",
+        "Sign the document as it is now, with the wallet it names.",
+    )
 
 
 def tokens_hash(tokens: tuple[Token, ...]) -> str:
@@ -215,12 +241,13 @@ def tokens_hash(tokens: tuple[Token, ...]) -> str:
     return sha256("\n".join(sorted(str(token) for token in tokens)).encode())
 
 
-def _typed_data(
+def eip712(
     chain_id: int,
     primary: str,
     types: Mapping[str, tuple[tuple[str, str], ...]],
     message: Mapping[str, Any],
 ) -> dict[str, Any]:
+    """The whole EIP-712 document of one message; ``types`` are (field, type) in order."""
     fields = {"EIP712Domain": _DOMAIN, **types}
     return {
         "types": {name: [{"name": n, "type": t} for n, t in entries] for name, entries in fields.items()},

@@ -1,18 +1,22 @@
 """What a release says of itself: what went in, what did not and why, and how it was merged."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from contracts_abi.model import Address, Snapshot, Token
+from contracts_abi.signatures import AskWallet, key_holder, signature_bytes
 from protocol.canonical import Document
 from protocol.contribution import CandidateName, ContributionHeader, TokenUse
 from protocol.errors import ContentMismatch, ContributionRefused
-from protocol.grant import Grant, Hash, RoundPlan, require_signer
+from protocol.grant import Grant, Hash, RoundPlan, require_signer, signing_hash
 from protocol.modes import Mode, PrivacySpent
 from protocol.node_key import verify
-from protocol.policy import Verdict
+from protocol.policy import Duty, Verdict
+
+Chain = Callable[[Snapshot], AskWallet]
+"""Contract wallets asked at a block, as ``contracts_abi.signatures.at_block`` does with a node."""
 
 
 class MergedContribution(Document):
@@ -22,6 +26,8 @@ class MergedContribution(Document):
     member: Address
     grant: Grant
     grant_signature: str
+    signed_at: Snapshot | None = None
+    """The block at which the coordinator checked that signature: a contract wallet's word may be another one later."""
     header: ContributionHeader
     signature: str
     weight: Annotated[int, Field(ge=0)]
@@ -44,14 +50,27 @@ class MergedContribution(Document):
     def tokens(self) -> tuple[TokenUse, ...]:
         return self.header.tokens
 
-    def check(self) -> None:
+    @property
+    def needs_chain(self) -> bool:
+        """Whether the grant's signature is no key's of its member, so that only the chain can say if it holds."""
+        if self.signed_at is None or self.signed_at.chain_id != self.grant.chain_id:
+            return False
+        return key_holder(signing_hash(self.grant), signature_bytes(self.grant_signature)) != self.member
+
+    def check(self, chain: Chain | None = None) -> None:
         """The wallet signed this grant, its node key signed this header, and the header keeps to the grant.
+
+        Without ``chain`` nothing is said about a signature that ``needs_chain``.
 
         Raises:
             NotAllowed: the grant's signature is not the member's.
             ContributionRefused: the header is not the grant's, or its signature is wrong.
+            Unreachable: ``chain`` got no answer.
         """
-        require_signer(self.grant, self.grant_signature, self.member)
+        if not (self.needs_chain and self.signed_at):
+            require_signer(self.grant, self.grant_signature, self.member)
+        elif chain:
+            require_signer(self.grant, self.grant_signature, self.member, chain(self.signed_at))
         verify(self.header.node_key, self.header.canonical(), self.signature)
         named = (self.member, self.header.node_key, self.header.grant_id)
         granted = (self.grant.member, self.grant.node_key, self.grant.grant_id)
@@ -66,7 +85,8 @@ class Removal(Document):
 
     contribution_id: str
     member: Address
-    token: Token
+    token: Token | None = None
+    """Whose sale ended it; None where its member or an admin ended it."""
     block: Snapshot
     reason: str
 
@@ -139,19 +159,26 @@ class Manifest(Document):
     removals: tuple[Removal, ...]
     merge: Merge
     licence: str
-    duties: tuple[str, ...]
+    duties: tuple[Duty, ...]
     files: dict[str, Hash]
     """Every other file of the release, by SHA-256."""
 
-    def check(self, hashes: Mapping[str, str]) -> None:
+    @property
+    def unproven(self) -> tuple[MergedContribution, ...]:
+        """Those whose member is a contract wallet: what ``check`` leaves open without a chain."""
+        return tuple(one for one in self.contributions if one.needs_chain)
+
+    def check(self, hashes: Mapping[str, str], chain: Chain | None = None) -> None:
         """The files beside the manifest (``hashes``: SHA-256 by name) are those it names, and all signatures hold.
+
+        ``chain`` asks contract wallets; without it, the signatures of those that are ``unproven`` are left open.
 
         Raises:
             ContentMismatch: a file is missing, of another content, or not named.
-            NotAllowed, ContributionRefused: as ``MergedContribution.check``.
+            NotAllowed, ContributionRefused, Unreachable: as ``MergedContribution.check``.
         """
         differing = sorted(name for name, _ in set(hashes.items()) ^ set(self.files.items()))
         if differing:
             raise ContentMismatch(f"{differing[0]} is not what the manifest says.", "Do not use this release.")
         for contribution in self.contributions:
-            contribution.check()
+            contribution.check(chain)

@@ -44,6 +44,7 @@ from protocol.errors import BadInput, ContributionRefused, NotAllowed
 from protocol.grant import Hash, SignedGrant
 from protocol.modes import FloatArray, Grid, IntArray
 from protocol.node_key import verify
+from protocol.policy import Policy
 
 NodeKey = Annotated[str, Field(pattern=r"^0[23][0-9a-f]{96}$")]
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -95,6 +96,12 @@ class MaskingTerms(Document):
     def word(self) -> np.dtype[np.unsignedinteger]:
         """The unsigned number that wraps at the modulus, little-endian as it travels."""
         return np.dtype(f"<u{self.modulus_bits // 8}")
+
+
+def weights_of(policy: Policy, tokens: Mapping[str, int]) -> dict[str, int]:
+    """The public weight of every node key, by its number of admitted tokens when the round opens."""
+    nodes = sorted(tokens)
+    return dict(zip(nodes, policy.shares_capped([policy.weight_of(tokens[node]) for node in nodes]), strict=True))
 
 
 class SecretRound(Document):

@@ -4,14 +4,25 @@ It is the same key that authenticates the SuperNode, so that one registration co
 """
 
 from pathlib import Path
+from typing import Annotated
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import Field
 
+from protocol.canonical import Document, sha256
 from protocol.errors import BadInput, ContributionRefused
 
 _ALGORITHM = ec.ECDSA(hashes.SHA384())
+
+
+class RetireKey(Document):
+    """A machine's own word that its old node key shall not be let in any more; signed with the old key."""
+
+    dao: str
+    old: Annotated[str, Field(pattern=r"^0[23][0-9a-f]{96}$")]
+    new: Annotated[str, Field(pattern=r"^0[23][0-9a-f]{96}$")]
 
 
 def create(path: Path) -> None:
@@ -33,6 +44,12 @@ def public_of(path: Path) -> str:
 def public_pem(public: str) -> bytes:
     """SubjectPublicKeyInfo PEM of a compressed point, as Flower registers it."""
     return _point(public).public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def fingerprint(public: str) -> str:
+    """What a person compares on two screens: 80 bits of the point's SHA-256, as ``3F2A-91BC-04D7-EE10-77A3``."""
+    digits = sha256(bytes.fromhex(public))[:20].upper()
+    return "-".join(digits[at : at + 4] for at in range(0, 20, 4))
 
 
 def sign(path: Path, message: bytes) -> str:

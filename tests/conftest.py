@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -62,6 +63,13 @@ class Chain:
 
 @pytest.fixture(scope="session")
 def chain() -> Iterator[Chain]:
+    """The chain that the tests share."""
+    with new_chain() as shared:
+        yield shared
+
+
+@contextmanager
+def new_chain() -> Iterator[Chain]:
     """Tokens 0-2 are alice's, 3-5 bob's and 6-8 carol's in each collection; the on-chain ones have data: URIs."""
     base = "ipfs://bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi/"
     with Anvil() as anvil:

@@ -96,6 +96,7 @@ class PrivateRound:
             policy_hash=self.policy.digest(),
             base_hash=BASE,
             nonce=nonce,
+            expires=self.now + 3600,
         )
         parts = [Part(m.grant, tuple(judge(self.policy, t, None) for t in m.grant.tokens)) for m in self.members]
         self.round_id = self.ledger.open_training(order, sign(order, ANVIL_KEYS[0]), AT, parts)

@@ -14,19 +14,30 @@ from pydantic import ValidationError
 from client.node import masking
 from client.node.masking import Member, Step
 from client.node.tasks import Body
-from contracts_abi.model import Address, Token
+from contracts_abi.ownership.holding import Holding
+from contracts_abi.ownership.question import Claim
 from protocol.contribution import TrainTask
 from protocol.errors import BadInput, NotAllowed
 from protocol.fixed_factors import FixedFactors
 from protocol.grant import Grant, require_signer
-from protocol.masking import Deliveries, KeyAdvert, MaskTask, Roster, SecretRound, Signed, Survivors, UnmaskRequest
+from protocol.masking import (
+    Deliveries,
+    KeyAdvert,
+    MaskTask,
+    Roster,
+    SecretRound,
+    Signed,
+    Survivors,
+    UnmaskRequest,
+    weights_of,
+)
 from protocol.modes import FloatArray
 from protocol.policy import Policy
 
 _STATE, _SEED = "masking.json", "seed"
 _LEAVE = "Leave this round and tell the DAO."
-Owners = Callable[[Sequence[Token]], Mapping[Token, Address | None]]
-"""Who owns these tokens at the round's snapshot, by the member's own chain node."""
+Holdings = Callable[[Sequence[Claim]], Mapping[Claim, Holding]]
+"""Who holds these tokens at the round's snapshot, by the member's own chain node."""
 Told = TypeVar("Told", Roster, Deliveries, Survivors, UnmaskRequest, SecretRound)
 
 
@@ -54,7 +65,7 @@ def require_terms(secret: SecretRound, task: TrainTask, factors: FixedFactors) -
         raise NotAllowed("The terms of the secret sum are not those of the round's plan and base.", _LEAVE)
 
 
-def require_members(secret: SecretRound, task: TrainTask, own: Grant, policy: Policy, owners: Owners) -> None:
+def require_members(secret: SecretRound, task: TrainTask, own: Grant, policy: Policy, holdings: Holdings) -> None:
     """Behind every node key stands a grant that a wallet signed, over tokens that it owned at the snapshot.
 
     A coordinator that makes up members reads the sum of the others; so each one has to cost it a wallet with a token.
@@ -67,15 +78,17 @@ def require_members(secret: SecretRound, task: TrainTask, own: Grant, policy: Po
         raise NotAllowed("The round does not show one grant for each node key of its secret sum.", _LEAVE)
     if len({signed.grant.member for signed in secret.others}) != len(secret.others):
         raise NotAllowed("One wallet stands behind two node keys of the secret sum.", _LEAVE)
+    counts = {}
     for node_key, signed in by_key.items():
         _require_grant(signed.grant, own)
         require_signer(signed.grant, signed.signature, signed.grant.member)
         tokens = task.tokens.get(signed.grant.grant_id, ())
         if not tokens or not set(tokens) <= set(signed.grant.tokens):
             raise NotAllowed(f"{signed.grant.member} takes part with tokens that it did not grant.", _LEAVE)
-        if secret.terms.weights[node_key] != policy.weight_of(len(tokens)):
-            raise NotAllowed(f"The weight of {signed.grant.member} is not what the policy gives it.", _LEAVE)
-    _require_owned(secret, task, owners)
+        counts[node_key] = len(tokens)
+    if secret.terms.weights != weights_of(policy, counts):
+        raise NotAllowed("The weights of the secret sum are not those that the policy gives.", _LEAVE)
+    _require_owned(secret, task, holdings)
 
 
 def advertise(folder: Path, secret: SecretRound, node_key: str, sign: masking.Sign) -> Body:
@@ -126,15 +139,17 @@ def _require_grant(grant: Grant, own: Grant) -> None:
             raise NotAllowed(f"{grant.member} takes part in the secret sum with a grant for another {what}.", _LEAVE)
 
 
-def _require_owned(secret: SecretRound, task: TrainTask, owners: Owners) -> None:
-    claimed = [(token, s.grant.member) for s in secret.others for token in task.tokens[s.grant.grant_id]]
-    tokens = [token for token, _ in claimed]
-    if len(set(tokens)) != len(tokens):
+def _require_owned(secret: SecretRound, task: TrainTask, holdings: Holdings) -> None:
+    claims = [Claim(token, s.grant.member) for s in secret.others for token in task.tokens[s.grant.grant_id]]
+    single = [claim.token for claim in claims if claim.token.standard != "erc1155"]
+    if len(set(single)) != len(single):
         raise NotAllowed("Two members of the secret sum take part with the same token.", _LEAVE)
-    found = owners(tokens)
-    for token, member in claimed:
-        if found.get(token) != member:
-            raise NotAllowed(f"{member}, who takes part in the secret sum with {token}, does not own it.", _LEAVE)
+    found = holdings(claims)
+    for claim in claims:
+        if not found[claim].holds:
+            raise NotAllowed(
+                f"{claim.wallet}, who takes part in the secret sum with {claim.token}, does not own it.", _LEAVE
+            )
 
 
 def _keep(folder: Path, step: Step) -> Body:  # type: ignore[type-arg]

@@ -30,9 +30,11 @@ from client.training.engine import TrainingProgress
 from client.training.fixed import fixed_factors, update_of
 from client.training.machine import Machine
 from client.training.scoring import score
-from client.wallet.grant import StoredGrant, read_signals, stored_grants
+from client.wallet.grant import StoredGrant, stored_grants
+from contracts_abi.delegation import held_or_lent
+from contracts_abi.facts import read_facts
 from contracts_abi.model import Token
-from contracts_abi.readers import finalized_snapshot, owners, token_uris
+from contracts_abi.readers import finalized_snapshot, token_uris
 from contracts_abi.rpc import Rpc
 from protocol import node_key
 from protocol.adapter import Adapter, dump_adapter, dump_statistics, load_adapter
@@ -53,7 +55,7 @@ from protocol.fixed_factors import FixedFactors
 from protocol.grant import RoundPlan
 from protocol.masking import MaskTask, SecretRound
 from protocol.modes import Mode
-from protocol.policy import judge
+from protocol.policy import judge, within_cap
 from protocol.update import dump_update, load_update, numbers_in
 
 ROUNDS = "rounds"
@@ -123,8 +125,9 @@ class MemberWork:
     def _take_part(self, task: TrainTask, granted: StoredGrant, folder: Path, sum_: SecretRound) -> Body:
         """Train for a secret sum; only its keys leave the machine now."""
         rpc = self._rpc()
+        policy = granted.policy
         secret.require_members(
-            sum_, task, granted.grant, granted.policy, lambda tokens: owners(rpc, tokens, task.snapshot)
+            sum_, task, granted.grant, policy, lambda claims: held_or_lent(rpc, claims, policy.ownership, task.snapshot)
         )
         draft = _draft(folder)
         if draft is None or not _answers(draft, task, granted):
@@ -264,8 +267,8 @@ class MemberWork:
         return build_dataset(sources, media, size, progress.stage("pictures"), choice)
 
     def _rules(self, rpc: Rpc, task: TrainTask, granted: StoredGrant, tokens: Sequence[Token]) -> dict[Token, str]:
-        signals = read_signals(rpc, tokens, task.snapshot)
-        verdicts = [judge(granted.policy, token, signals[token.contract]) for token in tokens]
+        facts = read_facts(rpc, granted.policy, tokens, (granted.grant.member,), task.snapshot)
+        verdicts = within_cap(granted.policy, (judge(granted.policy, token, facts[token]) for token in tokens))
         for verdict in verdicts:
             if not verdict.allow:
                 raise NotAllowed(f"The policy does not admit {verdict.token}: {verdict.reason}")

@@ -69,7 +69,14 @@ def pull(
     console.print(f"[green]Verified:[/] {escape(manifest.dao)}, round {manifest.round_id} ({manifest.kind})")
     console.print(f"{len(manifest.contributions)} contributions by {members} members, {manifest.licence}")
     for removal in manifest.removals:
-        console.print(f"Removed: {removal.token}: {escape(removal.reason)}", highlight=False)
+        what = removal.token or f"contribution {removal.contribution_id}"
+        console.print(f"Removed: {what}: {escape(removal.reason)}", highlight=False)
+    for one in manifest.unproven:
+        console.print(
+            f"[yellow]Not checked:[/] {one.member} is a contract wallet; whether it signed its grant, only chain "
+            f"{one.grant.chain_id} can say.",
+            highlight=False,
+        )
     console.print(
         f"Files are in {folder}. In diffusers: pipe.load_lora_weights({str(folder)!r})", highlight=False, soft_wrap=True
     )

@@ -66,5 +66,5 @@ def consent_panel(grant: Grant, policy: Policy) -> RenderableType:
 
 
 def _why(verdict: Verdict) -> str:
-    duties = f" Duties: {', '.join(verdict.duties)}." if verdict.duties else ""
+    duties = f" Duties: {', '.join(map(str, verdict.duties))}." if verdict.duties else ""
     return verdict.reason + duties

@@ -1,18 +1,19 @@
 """The grant: what is checked before it is signed, how it is built, and how it is kept for the node."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from client.coordinator_api import Dao
-from contracts_abi.model import LicenceSignal, Snapshot, Token
-from contracts_abi.readers import licence_signal
+from contracts_abi.delegation import held_or_lent
+from contracts_abi.model import Snapshot, Token
+from contracts_abi.ownership.question import Claim
 from contracts_abi.rpc import Rpc
 from protocol.canonical import Document
 from protocol.errors import BadInput, NotAllowed
 from protocol.grant import WARRANT, Grant
-from protocol.policy import Policy, Verdict, judge
+from protocol.policy import Facts, Policy, Verdict, judge, within_cap
 
 LIFETIME_SECONDS = 180 * 24 * 3600
 FOLDER = "grants"
@@ -49,6 +50,17 @@ def stored_grants(home: Path) -> list[StoredGrant]:
     return sorted(grants, key=lambda stored: stored.grant.expires, reverse=True)
 
 
+def standing_grant(stored: Iterable[StoredGrant], dao: Dao, public: str, now: int) -> Grant | None:
+    """The first of the stored grants that is in force at this DAO, for this node key, under its policy and base."""
+    terms = (dao.name, dao.chain_id, dao.policy_hash, dao.base.hash, public)
+    for one in stored:
+        grant = one.grant
+        said = (grant.dao, grant.chain_id, grant.policy_hash, grant.base_hash, grant.node_key)
+        if said == terms and grant.expires > now:
+            return grant
+    return None
+
+
 def require_policy(dao: Dao) -> None:
     """The policy document is the one that its hash names, and is about this DAO and chain.
 
@@ -67,24 +79,37 @@ def require_policy(dao: Dao) -> None:
         )
 
 
-def read_signals(rpc: Rpc, tokens: Iterable[Token], snapshot: Snapshot) -> dict[str, LicenceSignal | None]:
-    """Contract → the licence it declares at ``snapshot``, asked of the member's own chain node."""
-    return {contract: licence_signal(rpc, contract, snapshot) for contract in {token.contract for token in tokens}}
+def unusable(rpc: Rpc, policy: Policy, wallet: str, tokens: Iterable[Token], snapshot: Snapshot) -> frozenset[Token]:
+    """What ``wallet`` does not hold as the policy wants it held, by the member's own chain node."""
+    found = held_or_lent(rpc, (Claim(token, wallet) for token in tokens), policy.ownership, snapshot)
+    return frozenset(claim.token for claim, one in found.items() if one.denied or not one.holds)
 
 
 def require_own_judgement(
-    policy: Policy, verdicts: Sequence[Verdict], signals: Mapping[str, LicenceSignal | None] | None
+    policy: Policy,
+    verdicts: Sequence[Verdict],
+    facts: Mapping[Token, Facts] | None,
+    lost: Collection[Token] = (),
 ) -> None:
-    """Judge every token again; without ``signals`` only those whose verdict needs none.
+    """Judge every token again, by ``facts`` read from the member's own chain node.
+
+    Without them only those are judged whose verdict needs none.
+
+    Tokens in ``lost`` are rightly denied, whatever their licence.
 
     Raises:
         NotAllowed: the coordinator's verdict is not what its policy says.
     """
-    for verdict in verdicts:
-        if signals is None and verdict.rule in ("on-chain licence", "default deny"):
-            continue
-        own = judge(policy, verdict.token, (signals or {}).get(verdict.token.contract))
-        if (own.allow, own.licence, own.warrant) != (verdict.allow, verdict.licence, verdict.warrant):
+    tokens = [
+        verdict.token
+        for verdict in verdicts
+        if (facts is not None or (verdict.rule in ("token", "collection") and not policy.asks_of_members))
+        and (verdict.allow or verdict.token not in lost)
+    ]
+    said = {verdict.token: verdict for verdict in verdicts}
+    for own in within_cap(policy, [judge(policy, token, (facts or {}).get(token)) for token in tokens]):
+        verdict = said[own.token]
+        if _decided(own) != _decided(verdict):
             raise NotAllowed(
                 f"The coordinator {_word(verdict)} {verdict.token}, but by its policy it is {_word(own)}: {own.reason}",
                 "Nothing was signed. Tell the DAO; its coordinator is broken or dishonest.",
@@ -115,6 +140,11 @@ def build_grant(dao: Dao, member: str, verdicts: Sequence[Verdict], node_key: st
         base_hash=dao.base.hash,
         expires=now + LIFETIME_SECONDS,
     )
+
+
+def _decided(verdict: Verdict) -> tuple[object, ...]:
+    """All of a verdict that something follows from."""
+    return verdict.allow, verdict.licence, verdict.warrant, verdict.duties, verdict.on_transfer
 
 
 def _word(verdict: Verdict) -> str:

@@ -10,7 +10,7 @@ from eth_account import Account
 from eth_account.messages import encode_defunct
 
 from protocol.errors import BadInput
-from protocol.grant import Grant, sign
+from protocol.grant import Grant, Signable, sign
 
 VARIABLE = "COTERIE_WALLET_KEY"
 
@@ -35,9 +35,18 @@ class Wallet:
         signed = Account.sign_message(encode_defunct(text=text), self._key)
         return "0x" + bytes(signed.signature).hex()
 
+    def sign_order(self, order: Signable) -> str:
+        """EIP-712, 0x-prefixed 65 bytes."""
+        return sign(order, self._key)
+
     def sign_grant(self, grant: Grant) -> str:
         """EIP-712, 0x-prefixed 65 bytes."""
         return sign(grant, self._key)
+
+
+def at_hand(keystore: Path | None) -> bool:
+    """Whether there is a wallet on this machine to sign with."""
+    return bool(keystore or os.environ.get(VARIABLE))
 
 
 def load_wallet(keystore: Path | None, ask_password: Callable[[], str]) -> Wallet:

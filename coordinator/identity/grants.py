@@ -7,8 +7,11 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from contracts_abi.model import Address, Snapshot
+from contracts_abi.signatures import AskWallet
 from coordinator.database import GrantRow
+from coordinator.identity.members import persons
 from coordinator.rounds import events
+from coordinator.rounds.acts import revoked_at
 from protocol.errors import Conflict, NotAllowed, NotFound
 from protocol.grant import WARRANT, Grant, require_signer
 from protocol.policy import Policy, Verdict
@@ -24,9 +27,17 @@ class SignedGrant(BaseModel):
 
 
 def check_grant(
-    signed: SignedGrant, wallet: Address, policy: Policy, base_hash: str, verdicts: Iterable[Verdict], now: int
+    signed: SignedGrant,
+    wallet: Address,
+    policy: Policy,
+    base_hash: str,
+    verdicts: Iterable[Verdict],
+    now: int,
+    ask_wallet: AskWallet | None = None,
 ) -> None:
     """Everything but whether it fits the grants that are there. ``verdicts`` are on the granted tokens, asked now.
+
+    ``ask_wallet`` is asked about the signatures of contract wallets; without it, they are refused.
 
     Raises:
         NotAllowed: with the first thing that is wrong.
@@ -47,7 +58,7 @@ def check_grant(
             )
     if not now < grant.expires <= now + MAX_SECONDS:
         raise NotAllowed("A grant ends in the future, and within a year.", "Choose another end and sign again.")
-    require_signer(grant, signed.signature, wallet)
+    require_signer(grant, signed.signature, wallet, ask_wallet)
     _check_tokens(grant, policy, list(verdicts))
 
 
@@ -55,9 +66,11 @@ def store_grant(session: Session, signed: SignedGrant, node_id: int, snapshot: S
     """Write the grant; it replaces the member's older one. The same grant again changes nothing.
 
     Raises:
-        Conflict: the node key is in another member's grant.
+        Conflict: the node key is in another member's grant, or the member has revoked this one.
     """
     grant = signed.grant
+    if revoked_at(session, grant.grant_id) is not None:
+        raise Conflict("This grant was revoked.", "Sign a new one to take part again.")
     if session.get(GrantRow, grant.grant_id):
         return grant.grant_id
     require_free_key(session, grant)
@@ -97,6 +110,26 @@ def require_free_key(session: Session, grant: Grant) -> None:
         raise Conflict(f"This node key is in a grant of {other}.", "Use a folder of its own for every member.")
 
 
+def require_replaced_key(session: Session, old: str, new: str, now: int) -> int:
+    """The SuperLink's id of the node with the old key, when the wallet that granted to it has granted to the new one.
+
+    Raises:
+        NotFound: the old key is in no grant.
+        Conflict: a grant in force names it still, or its wallet has not granted to the new key.
+    """
+    rows = session.scalars(select(GrantRow).where(GrantRow.node_key == old)).all()
+    if not rows:
+        raise NotFound(f"No grant names node key {old[:14]}….", "Join with it first.")
+    in_force = [row for row in rows if not row.replaced and row.expires > now]
+    members = {row.member for row in rows}
+    follows = session.scalar(
+        select(GrantRow).where(GrantRow.node_key == new, GrantRow.member.in_(members), ~GrantRow.replaced).limit(1)
+    )
+    if in_force or follows is None:
+        raise Conflict("No newer grant replaces this node key's.", "Sign a grant for the new node key first.")
+    return int(rows[0].node_id)
+
+
 def granted(session: Session, grant_id: str) -> tuple[Grant, GrantRow]:
     """Raises NotFound."""
     row = session.get(GrantRow, grant_id)
@@ -106,14 +139,20 @@ def granted(session: Session, grant_id: str) -> tuple[Grant, GrantRow]:
 
 
 def live_grants(session: Session, policy_hash: str, base_hash: str, now: int) -> list[Grant]:
-    """The newest grant of every member that has not ended and is for this policy and base, oldest first."""
+    """The newest grant of every member that has not ended and is for this policy and base, oldest first.
+
+    Of a member's several wallets the one that granted last counts: one member, one contribution a round.
+    """
     rows = session.scalars(
         select(GrantRow)
         .where(~GrantRow.replaced, GrantRow.expires > now)
         .order_by(GrantRow.given_at, GrantRow.grant_id)
     )
     grants = [Grant.model_validate_json(row.document) for row in rows]
-    return [g for g in grants if (g.policy_hash, g.base_hash) == (policy_hash, base_hash)]
+    ours = [g for g in grants if (g.policy_hash, g.base_hash) == (policy_hash, base_hash)]
+    known = persons(session)
+    newest = {known.get(g.member, g.member): g for g in ours}
+    return [g for g in ours if newest[known.get(g.member, g.member)] is g]
 
 
 def _check_tokens(grant: Grant, policy: Policy, verdicts: list[Verdict]) -> None:

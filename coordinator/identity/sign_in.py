@@ -1,16 +1,23 @@
-"""Sign-In with Ethereum (EIP-4361): one message, one nonce, one session."""
+"""Sign-In with Ethereum (EIP-4361): one message, one nonce, one session.
+
+A nonce belongs to whoever asked for it: they hold a secret (the browser's or the client's cookie), without which the
+nonce is as good as unknown. So nobody can be signed in by a message that somebody else brings.
+"""
 
 import secrets
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import siwe
 from eth_utils.address import to_checksum_address
+from sqlalchemy import delete, update
 from sqlalchemy.orm import Session
 
 from contracts_abi.model import Address
+from contracts_abi.signatures import AskWallet, message_hash, signature_bytes
 from coordinator.database import NonceRow, SessionRow
 from protocol.canonical import sha256
-from protocol.errors import BadInput, NotSignedIn
+from protocol.errors import BadInput, NotAllowed, NotSignedIn
 
 MAX_BYTES = 2048
 """A 20 kB statement costs the parser a minute: longer bodies are refused before they are parsed."""
@@ -28,6 +35,8 @@ class SignInTerms:
     domain: str
     uri: str
     chain_id: int
+    seconds: int = NONCE_SECONDS
+    """How old a message may be."""
 
 
 @dataclass(frozen=True)
@@ -38,31 +47,46 @@ class SignIn:
     nonce: str
 
 
-def give_nonce(session: Session, now: int) -> str:
-    """A fresh nonce, good once and for ten minutes."""
+def give_nonce(session: Session, secret: str, now: int, seconds: int = NONCE_SECONDS) -> str:
+    """A fresh nonce, good once, for ``seconds``, and for whoever has ``secret``. Those of the past are forgotten."""
+    session.execute(delete(NonceRow).where(NonceRow.expires < now))
     nonce = str(siwe.generate_nonce())
-    session.add(NonceRow(value=nonce, expires=now + NONCE_SECONDS))
+    session.add(NonceRow(value=_bound(nonce, secret), expires=now + seconds))
     return nonce
 
 
-def verify(text: str, signature: str, terms: SignInTerms, now: int) -> SignIn:
+def parse(text: str) -> siwe.SiweMessage:
+    """The message that ``text`` is.
+
+    Raises:
+        BadInput: too long (which is looked at first), no EIP-4361 message, or not in the one canonical spelling.
+    """
+    if len(text.encode()) > MAX_BYTES:
+        raise BadInput(f"A sign-in message has at most {MAX_BYTES} bytes.", _AGAIN)
+    try:
+        message = siwe.SiweMessage.from_message(text)
+        _seconds(message.issued_at)
+    except Exception as error:  # the grammar's, pydantic's and datetime's errors share no base
+        raise BadInput("This is no EIP-4361 sign-in message.", _AGAIN) from error
+    if message.prepare_message() != text or message.address != to_checksum_address(message.address):
+        raise BadInput("The sign-in message is not in its canonical spelling.", _AGAIN)
+    return message
+
+
+def verify(text: str, signature: str, terms: SignInTerms, now: int, ask_wallet: AskWallet | None = None) -> SignIn:
     """Check a message against ``terms`` and the clock; whether its nonce is ours is for ``open_session``.
+
+    ``ask_wallet`` is asked about signatures that are not the key's of the address; without it, contract wallets are
+    refused.
 
     Raises:
         BadInput: no EIP-4361 message, or too long.
         NotSignedIn: for another place or time, or not signed by the wallet it names.
+        Unreachable: the chain gave no answer about a contract wallet.
     """
-    if len(text.encode()) > MAX_BYTES:
-        raise BadInput(f"A sign-in message has at most {MAX_BYTES} bytes.")
-    try:
-        message = siwe.SiweMessage.from_message(text)
-        issued = message.issued_at._datetime.timestamp()
-    except Exception as error:  # the grammar's, pydantic's and datetime's errors share no base
-        raise BadInput("This is no EIP-4361 sign-in message.", _AGAIN) from error
-    if message.prepare_message() != text:
-        raise BadInput("The sign-in message is not in its canonical spelling.", _AGAIN)
-    if not now - NONCE_SECONDS <= issued <= now + CLOCK_SKEW_SECONDS:
-        raise NotSignedIn("The sign-in message was not issued within the last ten minutes.", _AGAIN)
+    message = parse(text)
+    if not now - terms.seconds <= _seconds(message.issued_at) <= now + CLOCK_SKEW_SECONDS:
+        raise NotSignedIn(f"The sign-in message was not issued within the last {terms.seconds} seconds.", _AGAIN)
     try:
         message.verify(
             signature,
@@ -70,23 +94,27 @@ def verify(text: str, signature: str, terms: SignInTerms, now: int) -> SignIn:
             uri=terms.uri,
             chain_id=terms.chain_id,
             nonce=message.nonce,
+            timestamp=datetime.fromtimestamp(now, UTC),
             strict=True,
         )
+    except siwe.InvalidSignature as error:  # the last thing that is looked at: everything else is right
+        if not _accepted(message.address, text, signature, ask_wallet):
+            raise NotSignedIn("The sign-in does not verify: the signature is not the wallet's.", _AGAIN) from error
     except siwe.VerificationError as error:
         raise NotSignedIn(f"The sign-in does not verify: {_named(error)}.", _AGAIN) from error
-    return SignIn(wallet=to_checksum_address(message.address), nonce=message.nonce)
+    return SignIn(wallet=message.address, nonce=message.nonce)
 
 
-def open_session(session: Session, sign_in: SignIn, now: int) -> tuple[str, int]:
+def open_session(session: Session, sign_in: SignIn, secret: str, now: int) -> tuple[str, int]:
     """Use up the nonce and open a session: its token and when it ends. One transaction is the caller's.
 
     Raises:
-        NotSignedIn: the nonce is not ours, has been used or is too old.
+        NotSignedIn: the nonce is not ours, was given to somebody else, has been used or is too old.
     """
-    nonce = session.get(NonceRow, sign_in.nonce)
-    if nonce is None or nonce.used or nonce.expires < now:
-        raise NotSignedIn("The sign-in's nonce is unknown, used or too old.", _AGAIN)
-    nonce.used = True
+    ours = NonceRow.value == _bound(sign_in.nonce, secret)
+    used = update(NonceRow).where(ours, ~NonceRow.used, NonceRow.expires >= now).values(used=True)
+    if session.scalar(used.returning(NonceRow.value)) is None:  # of many at once, one statement finds it unused
+        raise NotSignedIn("The sign-in's nonce is unknown here, used or too old.", _AGAIN)
     token, expires = secrets.token_urlsafe(32), now + SESSION_SECONDS
     session.add(SessionRow(token_sha256=sha256(token.encode()), wallet=sign_in.wallet, expires=expires))
     return token, expires
@@ -100,6 +128,25 @@ def wallet_of(session: Session, token: str, now: int) -> Address:
     return row.wallet
 
 
+def _accepted(wallet: Address, text: str, signature: str, ask_wallet: AskWallet | None) -> bool:
+    """Whether ``wallet`` is a contract wallet that accepts the signature."""
+    try:
+        data = signature_bytes(signature)
+    except NotAllowed:
+        return False
+    return ask_wallet is not None and ask_wallet(wallet, message_hash(text), data)
+
+
+def _bound(nonce: str, secret: str) -> str:
+    """What is kept of a nonce: nothing by which a reader of the database could sign in."""
+    return sha256(f"{secret}:{nonce}".encode())
+
+
+def _seconds(moment: siwe.ISO8601Datetime) -> float:
+    """Unix seconds. Raises ValueError for a day that there never was."""
+    return float(moment._datetime.timestamp())
+
+
 def _named(error: siwe.VerificationError) -> str:
     return {
         "DomainMismatch": "it names another domain",
@@ -107,5 +154,4 @@ def _named(error: siwe.VerificationError) -> str:
         "ChainIdMismatch": "it names another chain",
         "ExpiredMessage": "it has expired",
         "NotYetValidMessage": "it is not valid yet",
-        "InvalidSignature": "the signature is not the wallet's",
     }.get(type(error).__name__, "it is wrong")

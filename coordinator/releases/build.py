@@ -27,13 +27,15 @@ from protocol.manifest import (
 from protocol.modelspec import ModelSpec, architecture_of, stamped
 from protocol.modes import GIVES_UP, Mode, PrivacySpent
 from protocol.peft_metadata import peft_metadata
-from protocol.policy import LICENCES, Verdict
+from protocol.policy import Policy, ReleaseTerms, Verdict
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 KOHYA = "collective.safetensors"
 """The same adapter as ComfyUI, A1111 and their kin read it."""
 MANIFEST = "manifest.json"
 CARD = "README.md"
+POLICY = "policy.json"
+"""The policy of the round in its canonical form, whose hash the manifest names."""
 PROMPTS = 8
 _RULES: Mapping[Mode, Literal["regression mean", "secret sum", "noised mean"]] = {
     Mode.OPEN: "regression mean",
@@ -63,6 +65,9 @@ class ReleaseDraft:
     gain: float
     scores: tuple[GainScore, ...]
     scored_by: int
+    terms: ReleaseTerms
+    policy: Policy | None = None
+    """Of the round, where the coordinator still has it."""
     distillation: Distillation | None = None
     base_change: float | None = None
     privacy: PrivacySpent | None = None
@@ -76,8 +81,7 @@ def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Mani
         base: the base's diffusers folder, for the sample sheet.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    licence, duties = _licence(draft)
-    adapters = _write_adapters(draft, merged, base, folder, licence)
+    adapters = _write_adapters(draft, merged, base, folder)
     draw_samples(base, folder, _prompts(draft), seed=draft.plan.seed)
     manifest = Manifest(
         dao=draft.dao,
@@ -108,18 +112,19 @@ def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Mani
             scores=draft.scores,
             scored_by=draft.scored_by,
         ),
-        licence=licence,
-        duties=duties,
+        licence=draft.terms.licence,
+        duties=draft.terms.duties,
         files={},
     )
     (folder / CARD).write_text(card(manifest, _prompts(draft)), encoding="utf-8")
-    hashes = {name: sha256((folder / name).read_bytes()) for name in (*adapters, CARD, SAMPLES)}
+    policies = _write_policy(draft, folder)
+    hashes = {name: sha256((folder / name).read_bytes()) for name in (*adapters, CARD, SAMPLES, *policies)}
     manifest = manifest.model_copy(update={"files": hashes})
     (folder / MANIFEST).write_bytes(manifest.canonical())
     return manifest
 
 
-def _write_adapters(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path, licence: str) -> tuple[str, ...]:
+def _write_adapters(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> tuple[str, ...]:
     """The collective with its gain in diffusers' names, and in ComfyUI's and A1111's; the files' names."""
     adapter, architecture = scaled_by(merged.adapter, draft.gain), architecture_of(base)
 
@@ -128,7 +133,7 @@ def _write_adapters(draft: ReleaseDraft, merged: Merged, base: Path, folder: Pat
             architecture,
             implementation,
             title=f"{draft.dao} collective, {draft.round_id}",
-            licence=licence,
+            licence=draft.terms.licence,
             merged_from=tuple(c.contribution_id for c in draft.contributions),
         )
         return {"format": "pt", **entry.metadata()}
@@ -143,16 +148,17 @@ def _write_adapters(draft: ReleaseDraft, merged: Merged, base: Path, folder: Pat
     return ADAPTER, KOHYA
 
 
+def _write_policy(draft: ReleaseDraft, folder: Path) -> tuple[str, ...]:
+    """The policy whose hash the manifest names; nothing where it is not known any more."""
+    if draft.policy is None or draft.policy.digest() != draft.policy_hash:
+        return ()
+    (folder / POLICY).write_bytes(draft.policy.canonical())
+    return (POLICY,)
+
+
 def _prompts(draft: ReleaseDraft) -> tuple[str, ...]:
     """Captions of what the collective was trained on, the members taking turns."""
     captions = [[use.caption for use in c.tokens if not use.held_out] for c in draft.contributions]
     longest = max(map(len, captions), default=0)
     turns = [member[i] for i in range(longest) for member in captions if i < len(member)]
     return tuple(dict.fromkeys(turns))[:PROMPTS]
-
-
-def _licence(draft: ReleaseDraft) -> tuple[str, tuple[str, ...]]:
-    """CC0 when all that went in was; otherwise the licences that went in, by name, and all their duties."""
-    names = sorted({name for c in draft.contributions for name in c.licences})
-    duties = sorted({duty for name in names if name in LICENCES for duty in LICENCES[name].duties})
-    return ("CC0" if names == ["CC0"] else " AND ".join(names)), tuple(duties)

@@ -1,5 +1,6 @@
 """The model card: what a person reads first, in Hugging Face's README form."""
 
+import re
 from collections.abc import Collection
 
 from protocol.manifest import Manifest, Merge, MergedContribution
@@ -49,7 +50,7 @@ Provenance, verdicts and hashes are in `manifest.json`.
 
 def card(manifest: Manifest, prompts: tuple[str, ...]) -> str:
     """The card as Markdown."""
-    front = _FRONT.format(base=manifest.base.name, licence="cc0-1.0" if manifest.licence == "CC0" else "other")
+    front = _FRONT.format(base=manifest.base.name, licence=_hub_name(manifest.licence))
     return front + _BODY.format(
         dao=manifest.dao,
         count=len(manifest.contributions),
@@ -156,6 +157,13 @@ def _exclusions(manifest: Manifest) -> str:
         return ""
     lines = [f"- {v.collection} #{v.token.token_id}: {v.reason}" for v in manifest.exclusions]
     return "\n".join(["## Not trained on", *lines, "\n"])
+
+
+def _hub_name(licence: str) -> str:
+    """How Hugging Face calls the licence: it knows those of Creative Commons."""
+    if licence == "CC0":
+        return "cc0-1.0"
+    return licence.lower() if re.fullmatch(r"CC-BY(-NC)?(-SA)?-4\.0", licence) else "other"
 
 
 def _licence(manifest: Manifest) -> str:

@@ -47,7 +47,8 @@ class RoundExchange:
     def next_task(self) -> Task | None:
         facts = self._ledger.facts(self._round_id)
         if facts.state is RoundState.TRAINING:
-            return self._keep("train") or self._train_task(facts)
+            task_id = f"train-{facts.snapshot.hash[2:18]}"
+            return self._keep(task_id) or self._train_task(facts, task_id)
         if facts.state in EXCHANGED:
             return self._keep(facts.state) or self._mask_task(facts)
         if facts.state is RoundState.SCORING and facts.candidates_hash:
@@ -103,14 +104,14 @@ class RoundExchange:
     def _candidates_of(self, task: Task) -> tuple[Candidate, ...]:
         return ScoreTask.model_validate_json(_bytes(task.body, "task")).candidates
 
-    def _train_task(self, facts: RoundFacts) -> Task | None:
+    def _train_task(self, facts: RoundFacts, task_id: str) -> Task | None:
         body: Body = {"task": self._ledger.train_task(self._round_id).canonical()}
         if facts.plan.mode is Mode.SECAGG:
             opening = self._secret.opening(self._round_id)
             if opening is None:
                 return None  # the worker fixes the terms in a moment
             body[_SECRET] = opening.canonical()
-        return self._set(Task("train", "train", body))
+        return self._set(Task("train", task_id, body))
 
     def _mask_task(self, facts: RoundFacts) -> Task:
         state, self._stage = self._secret.stage(self._round_id)

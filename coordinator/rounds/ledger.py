@@ -5,10 +5,10 @@ Contributions' tensors are on the disk before their row is; a row is what makes 
 
 import json
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from contracts_abi.model import Snapshot, Token
@@ -24,16 +24,21 @@ from coordinator.database import (
     ScoreReportRow,
     SecretSumRow,
 )
+from coordinator.eligibility.once import each_token_once
 from coordinator.rounds import budget, events, sums
+from coordinator.rounds.acts import note_act, revoked_at
 from coordinator.rounds.checks import Layers, Terms, check
 from coordinator.rounds.files import store_folder
 from coordinator.rounds.queries import (
     active_round,
     admitted_tokens,
+    awaited_parts,
     contributed_grants,
     epoch_of,
     expected_grants,
     latest_release,
+    live_under,
+    live_verdicts,
     mergeable,
     merged_ids,
     next_number,
@@ -60,6 +65,7 @@ from coordinator.rounds.transitions import (
     require_allowed,
 )
 from coordinator.watching.lapses import Lapse, Watched
+from protocol.acts import CancelRound, RemoveContribution, RevokeGrant
 from protocol.canonical import sha256
 from protocol.contribution import (
     Candidate,
@@ -71,14 +77,15 @@ from protocol.contribution import (
     TrainTask,
     candidates_hash,
 )
-from protocol.errors import Conflict, ContributionRefused, NotAllowed
+from protocol.errors import Conflict, ContributionRefused, NotAllowed, NotFound
 from protocol.grant import Grant, RoundPlan, StartRound
 from protocol.manifest import Manifest, Removal
 from protocol.masking import LEAST_MEMBERS
 from protocol.modes import Mode, PrivacySpent
-from protocol.policy import Policy, Verdict
+from protocol.policy import Policy, Verdict, release_terms
 
 ADAPTER, STATISTICS = "adapter.safetensors", "statistics.safetensors"
+REVOKED = "The member revoked the grant."
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,8 @@ class LiveContribution:
     signature: str
     grant: Grant
     grant_signature: str
+    signed_at: Snapshot
+    """The block at which the grant's signature was checked."""
     weight: int
     verdicts: tuple[Verdict, ...]
     """On the tokens it was trained on, in the header's order."""
@@ -148,11 +157,13 @@ class Ledger:
         """Open a round by an admin's checked order; its id.
 
         Raises:
-            Conflict: the order was used before, another round is under way, or too few members may take part.
+            Conflict: the order was used before, another round is under way, too few members may take part, or what
+                they granted cannot be published under one licence.
             NotAllowed: the policy has no such mode, or its ε is spent.
         """
-        enough = {p.grant.grant_id for p in parts if len(p.admitted) >= self._policy.minimum_tokens}
         self._policy.require_mode(order.plan.mode)
+        parts = _each_token_once(parts)
+        enough = self._enough(parts)
         with self._database.writing() as session:
             if session.scalar(select(RoundRow).where(RoundRow.order_nonce == order.nonce)):
                 raise Conflict("This order was given before.", "Sign a new one, with a new nonce.")
@@ -163,9 +174,12 @@ class Ledger:
                     f"{len(enough)} grants may take part at this block, and the quorum is {order.plan.quorum}.",
                     "Wait for more members, or lower the quorum.",
                 )
-            _require_secret(order.plan, len(enough))
-            taking_part = {part.grant.member for part in parts if part.grant.grant_id in enough}
-            self._require_budget(session, order.plan, taking_part)
+            taking_part = [p for p in parts if p.grant.grant_id in enough]
+            _require_secret(order.plan, len(taking_part))
+            self._require_budget(session, order.plan, {p.grant.member for p in taking_part})
+            offered = [v for p in taking_part for v in p.verdicts if v.token in p.admitted]
+            others = live_verdicts(session, order.base_hash, {p.grant.member for p in taking_part})
+            release_terms(self._policy, [*offered, *others])
             now = self._now()
             row = self._add_round(
                 session, RoundKind.TRAINING, order.digest()[:16], order.plan, order.base_hash, snapshot
@@ -190,42 +204,110 @@ class Ledger:
     def end_contributions(self, lapses: Collection[Lapse], snapshot: Snapshot) -> str | None:
         """Contributions die; when the newest release holds one of them, a removal round opens: its id."""
         with self._database.writing() as session:
-            died = [lapse for lapse in lapses if self._end(session, lapse, snapshot)]
-            release = latest_release(session)
-            if release is None or active_round(session, RoundKind.REMOVAL):
-                return None
-            parent = round_row(session, release.round_id)
-            removed = {lapse.contribution_id for lapse in died} & set(merged_ids(parent))
-            if not removed:
-                return None
-            if _plan(parent).mode is Mode.SECAGG:
-                self._note(
-                    session,
-                    "release.outdated",
-                    "The newest release is a secret sum with a contribution that is no longer live. It cannot be taken "
-                    "out: start a new round.",
-                    cid=release.cid,
-                    contributions=sorted(removed),
-                )
-                return None
-            number = next_number(session)
-            row = self._add_round(
-                session,
-                RoundKind.REMOVAL,
-                sha256(f"removal {number} {release.cid}".encode())[:16],
-                _plan(parent),
-                parent.base_hash,
-                snapshot,
+            return self._end_all(session, lapses, snapshot)
+
+    # Acts ---------------------------------------------------------------------------------------------------------
+
+    def cancel(self, order: CancelRound, signature: str, snapshot: Snapshot) -> None:
+        """End a training round by an admin's checked order.
+
+        Raises:
+            Conflict: the order was used before, the round has ended, or it is a removal.
+            NotFound: there is no such round.
+        """
+        with self._database.writing() as session:
+            note_act(session, order, signature, snapshot, self._now())
+            row = round_row(session, order.round_id)
+            if row.kind != RoundKind.TRAINING:
+                raise Conflict("A removal is not cancelled: what it takes out has ended.", "Let it come to its end.")
+            self._move(session, row, Step(RoundState.CANCELLED, f"{order.admin} cancelled it: {order.reason}"))
+
+    def remove(self, order: RemoveContribution, signature: str, snapshot: Snapshot) -> str | None:
+        """A contribution dies by an admin's checked order; the id of the removal round, where one opens.
+
+        Raises:
+            Conflict: the order was used before, or the contribution is not live.
+            NotFound: there is no such contribution.
+        """
+        with self._database.writing() as session:
+            note_act(session, order, signature, snapshot, self._now())
+            row = session.get(ContributionRow, order.contribution_id)
+            if row is None:
+                raise NotFound(f"There is no contribution {order.contribution_id}.")
+            if row.state != "live":
+                raise Conflict(f"Contribution {row.contribution_id} is {row.state} already.")
+            reason = f"{order.admin} removed it: {order.reason}"
+            return self._end_all(session, [Lapse(row.contribution_id, row.member, None, reason)], snapshot)
+
+    def revoke(self, order: RevokeGrant, signature: str, snapshot: Snapshot) -> str | None:
+        """A grant and all that is live under it end by its member's checked order; the removal round's id, if any.
+
+        Raises:
+            Conflict: the order was used before, or the grant is revoked already.
+            NotFound: there is no such grant.
+        """
+        with self._database.writing() as session:
+            grant = session.get(GrantRow, order.subject)
+            if grant is None:
+                raise NotFound(f"There is no grant {order.subject}.")
+            if revoked_at(session, grant.grant_id) is not None:
+                raise Conflict(f"Grant {grant.grant_id} is revoked already.")
+            note_act(session, order, signature, snapshot, self._now())
+            grant.replaced = True
+            self._note(session, "grant.revoked", f"{grant.member} revoked a grant.", grant_id=grant.grant_id)
+            live = live_under(session, grant.grant_id)
+            lapses = [Lapse(one.contribution_id, one.member, None, REVOKED) for one in live]
+            removal = self._end_all(session, lapses, snapshot)
+            for part in awaited_parts(session, grant.grant_id):
+                self._give_up(session, part, REVOKED)
+            return removal
+
+    def snapshots(self) -> dict[str, Snapshot]:
+        """Round id → snapshot, of the rounds that have not ended."""
+        with self._database.reading() as session:
+            rows = session.scalars(select(RoundRow).where(RoundRow.state.not_in(ENDED)).order_by(RoundRow.number))
+            return {row.round_id: Snapshot.model_validate_json(row.snapshot) for row in rows}
+
+    def grants(self, round_id: str) -> list[Grant]:
+        """Of everybody who has a part in the round, the oldest first."""
+        with self._database.reading() as session:
+            rows = session.scalars(
+                select(GrantRow)
+                .join(RoundGrantRow, RoundGrantRow.grant_id == GrantRow.grant_id)
+                .where(RoundGrantRow.round_id == round_id)
+                .order_by(GrantRow.given_at, GrantRow.grant_id)
             )
-            row.policy_hash, row.deadline = parent.policy_hash, self._now()
+            return [Grant.model_validate_json(row.document) for row in rows]
+
+    def ask_again(self, round_id: str, snapshot: Snapshot, parts: Sequence[Part]) -> None:
+        """The round's snapshot was forked away: it goes on at this one, with ``parts`` as they are there.
+
+        Who has too few admitted tokens by now is not waited for, and what was trained on a token that is not admitted
+        any more dies. Nobody's part grows, and nothing else is asked for again. A round with a secret sum is cancelled.
+        """
+        parts = _each_token_once(parts)
+        enough = self._enough(parts)
+        with self._database.writing() as session:
+            row = round_row(session, round_id)
+            if row.state in ENDED:
+                return
+            before = Snapshot.model_validate_json(row.snapshot)
+            row.snapshot = snapshot.model_dump_json()
             self._note(
                 session,
-                "round.opened",
-                f"A removal round opened: {len(removed)} contributions of the newest release are no longer live.",
-                round_id=row.round_id,
-                contributions=sorted(removed),
+                "round.forked",
+                f"Block {before.number} of the round's snapshot is no longer in the chain; ownership was asked again "
+                f"at block {snapshot.number}.",
+                round_id=round_id,
+                before=before.model_dump(mode="json"),
+                snapshot=snapshot.model_dump(mode="json"),
             )
-            return row.round_id
+            if _plan(row).mode is Mode.SECAGG:
+                why = "A secret sum cannot do without one member's part; start the round again."
+                self._move(session, row, Step(RoundState.CANCELLED, why))
+                return
+            for part in parts:
+                self._narrow(session, row, part, snapshot, expected=part.grant.grant_id in enough)
 
     # Contributions ------------------------------------------------------------------------------------------------
 
@@ -282,7 +364,9 @@ class Ledger:
         """What a merge of this round takes now, sorted by id."""
         with self._database.reading() as session:
             rows = mergeable(session, round_row(session, round_id))
-            return [self._live(session, row) for row in rows]
+            live = [self._live(session, row) for row in rows]
+        shares = self._policy.shares_capped([one.weight for one in live])
+        return [replace(one, weight=weight) for one, weight in zip(live, shares, strict=True)]
 
     def watched(self) -> list[Watched]:
         """All live contributions with the verdicts on their tokens."""
@@ -522,12 +606,12 @@ class Ledger:
                 Removal(
                     contribution_id=row.contribution_id,
                     member=row.member,
-                    token=Token.parse(row.lapsed_token),
+                    token=Token.parse(row.lapsed_token) if row.lapsed_token else None,
                     block=Snapshot.model_validate_json(row.lapsed_at),
                     reason=row.reason or "",
                 )
                 for row in released(session)
-                if row.state == "dead" and row.lapsed_token and row.lapsed_at
+                if row.state == "dead" and row.lapsed_at
             )
 
     # The parts of a transaction -----------------------------------------------------------------------------------
@@ -537,6 +621,44 @@ class Ledger:
 
     def _note(self, session: Session, kind: str, message: str, **facts: object) -> None:
         events.append(session, self._now(), kind, message, **facts)  # type: ignore[arg-type]
+
+    def _end_all(self, session: Session, lapses: Collection[Lapse], snapshot: Snapshot) -> str | None:
+        died = [lapse for lapse in lapses if self._end(session, lapse, snapshot)]
+        release = latest_release(session)
+        if release is None or active_round(session, RoundKind.REMOVAL):
+            return None
+        parent = round_row(session, release.round_id)
+        removed = {lapse.contribution_id for lapse in died} & set(merged_ids(parent))
+        if not removed:
+            return None
+        if _plan(parent).mode is Mode.SECAGG:
+            self._note(
+                session,
+                "release.outdated",
+                "The newest release is a secret sum with a contribution that is no longer live. It cannot be taken "
+                "out: start a new round.",
+                cid=release.cid,
+                contributions=sorted(removed),
+            )
+            return None
+        number = next_number(session)
+        row = self._add_round(
+            session,
+            RoundKind.REMOVAL,
+            sha256(f"removal {number} {release.cid}".encode())[:16],
+            _plan(parent),
+            parent.base_hash,
+            snapshot,
+        )
+        row.policy_hash, row.deadline = parent.policy_hash, self._now()
+        self._note(
+            session,
+            "round.opened",
+            f"A removal round opened: {len(removed)} contributions of the newest release are no longer live.",
+            round_id=row.round_id,
+            contributions=sorted(removed),
+        )
+        return row.round_id
 
     def _add_round(
         self, session: Session, kind: RoundKind, round_id: str, plan: RoundPlan, base_hash: str, snapshot: Snapshot
@@ -637,6 +759,8 @@ class Ledger:
             raise Conflict(f"The round does not take this grant's contribution: {part.reason}")
         if header.grant_id in contributed_grants(session, round_id):
             raise Conflict("The round has a contribution of this grant already.")
+        if revoked_at(session, header.grant_id) is not None:  # between the admin's order and the round's opening
+            raise Conflict("The member has revoked this grant.")
         row = add_contribution(session, contribution, header.grant_id, "live", None, self._now())
         part.reason = None
         self._note(
@@ -658,6 +782,34 @@ class Ledger:
                 add_contribution(session, contribution, grant_id, "refused", refusal.message, self._now())
             self._give_up(session, part, f"The contribution was refused: {refusal.message}")
 
+    def _enough(self, parts: Sequence[Part]) -> set[str]:
+        """The grants that have as many admitted tokens as the policy asks for."""
+        return {part.grant.grant_id for part in parts if len(part.admitted) >= self._policy.minimum_tokens}
+
+    def _narrow(self, session: Session, row: RoundRow, part: Part, snapshot: Snapshot, *, expected: bool) -> None:
+        """A part in the round as it is after a fork, and the end of contributions that it does not cover."""
+        grant_id = part.grant.grant_id
+        made = session.scalars(
+            select(ContributionRow).where(
+                ContributionRow.round_id == row.round_id,
+                ContributionRow.grant_id == grant_id,
+                ContributionRow.state == "live",
+            )
+        ).all()
+        lost = {v.token: v for v in part.verdicts if not v.allow}
+        for one in made:
+            used = ContributionHeader.model_validate_json(one.header).tokens
+            if gone := next((lost[use.token] for use in used if use.token in lost), None):
+                reason = f"Token {gone.token.token_id} of {gone.collection}: {gone.reason}"
+                self._end(session, Lapse(one.contribution_id, one.member, gone.token, reason), snapshot)
+        session.execute(
+            delete(RoundTokenRow).where(RoundTokenRow.round_id == row.round_id, RoundTokenRow.grant_id == grant_id)
+        )
+        _add_tokens(session, row.round_id, part)
+        if not expected:
+            stored = session.get_one(RoundGrantRow, (row.round_id, grant_id))
+            self._give_up(session, stored, "Too few of its tokens are admitted at the round's new snapshot.")
+
     def _give_up(self, session: Session, part: RoundGrantRow, reason: str) -> None:
         if not part.expected:
             return
@@ -670,14 +822,15 @@ class Ledger:
         if row.state != "live":
             return False
         row.state, row.reason = "dead", lapse.reason
-        row.lapsed_token, row.lapsed_at = str(lapse.token), snapshot.model_dump_json()
+        row.lapsed_token = str(lapse.token) if lapse.token else None
+        row.lapsed_at = snapshot.model_dump_json()
         self._note(
             session,
             "contribution.died",
             lapse.reason,
             contribution_id=row.contribution_id,
             member=row.member,
-            token=str(lapse.token),
+            token=row.lapsed_token,
             snapshot=snapshot.model_dump(mode="json"),
         )
         part = session.get_one(RoundGrantRow, (row.round_id, row.grant_id))
@@ -694,6 +847,7 @@ class Ledger:
             signature=row.signature,
             grant=Grant.model_validate_json(grant.document),
             grant_signature=grant.signature,
+            signed_at=Snapshot.model_validate_json(grant.snapshot),
             weight=self._policy.weight_of(len(admitted_tokens(session, row.round_id, row.grant_id))),
             verdicts=verdicts_of(session, row),
             adapter=folder / ADAPTER,
@@ -706,6 +860,15 @@ class Ledger:
 def _add_part(session: Session, round_id: str, part: Part, expected: bool) -> None:
     reason = None if expected else "Too few of its tokens are admitted at the round's snapshot."
     session.add(RoundGrantRow(round_id=round_id, grant_id=part.grant.grant_id, expected=expected, reason=reason))
+    _add_tokens(session, round_id, part)
+
+
+def _each_token_once(parts: Sequence[Part]) -> list[Part]:
+    verdicts = each_token_once([(part.grant, part.verdicts) for part in parts])
+    return [replace(part, verdicts=own) for part, own in zip(parts, verdicts, strict=True)]
+
+
+def _add_tokens(session: Session, round_id: str, part: Part) -> None:
     granted = set(part.grant.tokens)
     for verdict in part.verdicts:
         if verdict.allow and verdict.token not in granted:

@@ -16,6 +16,7 @@ from coordinator.database import (
     RoundTokenRow,
     ScoreReportRow,
 )
+from coordinator.identity.members import persons
 from coordinator.rounds.transitions import ENDED, GATHERING, RoundKind, RoundState
 from protocol.contribution import ContributionHeader
 from protocol.errors import NotFound
@@ -118,8 +119,9 @@ def verdicts_of(session: Session, row: ContributionRow) -> tuple[Verdict, ...]:
 def mergeable(session: Session, row: RoundRow) -> list[ContributionRow]:
     """What a merge of this round takes, by id: the newest live contribution of every member in the epoch.
 
-    A removal takes what the newest release was merged from, as far as it is live: the same without the dead. A secret
-    sum is this round's alone, and only what was made in the same mode and between the same factors adds up.
+    A member is a person, with any of their linked wallets. A removal takes what the newest release was merged from, as
+    far as it is live: the same without the dead. A secret sum is this round's alone, and only what was made in the same
+    mode and between the same factors adds up.
     """
     if row.kind == RoundKind.REMOVAL:
         return [one for one in released(session) if one.state == "live"]
@@ -130,8 +132,10 @@ def mergeable(session: Session, row: RoundRow) -> list[ContributionRow]:
         .where(RoundRow.state.not_in(GATHERING | {RoundState.CANCELLED}) | (RoundRow.round_id == row.round_id))
         .order_by(RoundRow.number)
     )
+    known = persons(session)
     kinds = {one.round_id: _kind(one) for one in session.scalars(select(RoundRow))}
-    newest = {one.member: one for one in live if kinds[one.round_id] == kinds[row.round_id]}
+    alike = (one for one in live if kinds[one.round_id] == kinds[row.round_id])
+    newest = {known.get(one.member, one.member): one for one in alike}
     return sorted(newest.values(), key=lambda one: one.contribution_id)
 
 
@@ -147,11 +151,37 @@ def _kind(row: RoundRow) -> tuple[object, ...]:
             return plan.mode, row.round_id
 
 
+def live_verdicts(session: Session, base_hash: str, without: Collection[str]) -> list[Verdict]:
+    """The verdicts behind every live contribution of the epoch but those of the members ``without``."""
+    rows = session.scalars(
+        select(ContributionRow)
+        .join(RoundRow, RoundRow.round_id == ContributionRow.round_id)
+        .where(ContributionRow.state == "live", RoundRow.base_hash == base_hash)
+        .where(ContributionRow.member.not_in(without))
+    )
+    return [verdict for row in rows for verdict in verdicts_of(session, row)]
+
+
 def released(session: Session) -> list[ContributionRow]:
     """What the newest release was merged from, by id."""
     latest = latest_release(session)
     merged = merged_ids(round_row(session, latest.round_id)) if latest else ()
     return [session.get_one(ContributionRow, one) for one in merged]
+
+
+def live_under(session: Session, grant_id: str) -> list[ContributionRow]:
+    """What is live of what was contributed under a grant, by id."""
+    query = select(ContributionRow).where(ContributionRow.grant_id == grant_id, ContributionRow.state == "live")
+    return list(session.scalars(query.order_by(ContributionRow.contribution_id)))
+
+
+def awaited_parts(session: Session, grant_id: str) -> Sequence[RoundGrantRow]:
+    """The parts in which a round that still gathers waits for this grant's contribution, or has it."""
+    return session.scalars(
+        select(RoundGrantRow)
+        .join(RoundRow, RoundRow.round_id == RoundGrantRow.round_id)
+        .where(RoundGrantRow.grant_id == grant_id, RoundGrantRow.expected, RoundRow.state.in_(GATHERING))
+    ).all()
 
 
 def node_keys(session: Session, grant_ids: Collection[str]) -> frozenset[str]:

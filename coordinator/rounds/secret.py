@@ -19,7 +19,7 @@ from coordinator.rounds.transitions import EXCHANGES, RoundState
 from protocol.contribution import Contribution
 from protocol.errors import Conflict, ContributionRefused
 from protocol.grant import RoundPlan
-from protocol.masking import MaskingTerms, SecretRound
+from protocol.masking import MaskingTerms, SecretRound, weights_of
 from protocol.modes import IntArray
 from protocol.policy import Policy
 
@@ -95,10 +95,18 @@ class SecretSums:
             _require_own(signed.document.node_key, node_key)
             self._add(session, contribution)
 
-    def total(self, round_id: str) -> IntArray:
-        """The sum over the survivors, (size,). Raises Conflict when too few shares came, or a false one."""
+    def total(self, round_id: str) -> tuple[IntArray, dict[str, int]]:
+        """The sum over the survivors, (size,), and the weight that each contribution has in it.
+
+        Raises:
+            Conflict: too few shares came, or a false one.
+        """
         with self._database.reading() as session:
-            return sums.total(session, round_row(session, round_id), self._folder)
+            row, terms = round_row(session, round_id), sums.terms_of(session, round_id)
+            assert terms is not None
+            found = sums.contributions(session, round_id)
+            weights = {contribution_id: terms.weights[node_key] for contribution_id, node_key in found.items()}
+            return sums.total(session, row, self._folder), weights
 
     def _add(self, session: Session, contribution: Contribution) -> None:
         header = contribution.header
@@ -121,18 +129,15 @@ class SecretSums:
     def _terms(self, session: Session, row: RoundRow, layers: Layers) -> MaskingTerms:
         plan = RoundPlan.model_validate_json(row.plan)
         factors = fixed_factors(layers, row.base_hash, plan)
-        weights = {
-            session.get_one(GrantRow, part.grant_id).node_key: self._policy.weight_of(
-                len(admitted_tokens(session, row.round_id, part.grant_id))
-            )
-            for part in parts_of(session, row.round_id)
-            if part.expected
+        parts = [part.grant_id for part in parts_of(session, row.round_id) if part.expected]
+        tokens = {
+            session.get_one(GrantRow, one).node_key: len(admitted_tokens(session, row.round_id, one)) for one in parts
         }
         return MaskingTerms(
             round_id=row.round_id,
             plan_hash=plan.digest(),
             factors_hash=factors.digest(),
-            weights=weights,
+            weights=weights_of(self._policy, tokens),
             size=factors.size,
             grid=plan.grid,
         )

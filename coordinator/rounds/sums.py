@@ -160,13 +160,18 @@ def total(session: Session, row: RoundRow, folder: Path) -> IntArray:
     return stage.total(_words(session, row.round_id, folder))  # type: ignore[no-any-return]
 
 
-def _words(session: Session, round_id: str, folder: Path) -> Iterator[tuple[str, bytes]]:
+def contributions(session: Session, round_id: str) -> dict[str, str]:
+    """The live contributions of the round, each with its node key."""
     rows = session.execute(
         select(ContributionRow.contribution_id, GrantRow.node_key)
         .join(GrantRow, GrantRow.grant_id == ContributionRow.grant_id)
         .where(ContributionRow.round_id == round_id, ContributionRow.state == "live")
     )
-    for contribution_id, node_key in rows:
+    return dict(rows.tuples().all())
+
+
+def _words(session: Session, round_id: str, folder: Path) -> Iterator[tuple[str, bytes]]:
+    for contribution_id, node_key in contributions(session, round_id).items():
         yield node_key, (folder / contribution_id / WORDS).read_bytes()
 
 

@@ -11,11 +11,13 @@ from typing import Protocol
 
 import structlog
 
+from contracts_abi.asking import require_canonical
 from contracts_abi.rpc import Rpc
 from coordinator.aggregation.gain import choose
 from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
-from coordinator.eligibility.verdicts import take_snapshot
+from coordinator.eligibility.policies import kept
+from coordinator.eligibility.verdicts import opening_verdicts, take_snapshot
 from coordinator.releases.build import MANIFEST, ReleaseDraft, build
 from coordinator.releases.store import CarStore
 from coordinator.rounds import candidate, private
@@ -25,14 +27,16 @@ from coordinator.rounds.ledger import Ledger, LiveContribution, RoundFacts
 from coordinator.rounds.merging import MergeOrder, Ordered, merge_in_child
 from coordinator.rounds.secret import SecretSums
 from coordinator.rounds.transitions import RoundState, Step, next_step
+from coordinator.watching.forks import Forks
 from coordinator.watching.watcher import Watcher
-from coordinator.wiring import ledger_of, pinning_of, secret_sums_of
+from coordinator.wiring import ledger_of, pinning_of, secret_sums_of, sources_of
 from protocol.adapter import load_adapter
 from protocol.contribution import CandidateName, ScoreReport
 from protocol.errors import BadInput, Conflict, CoterieError, NotAllowed
 from protocol.grant import RoundPlan
 from protocol.manifest import BaseReference, GainScore, Manifest, MergedContribution
 from protocol.modes import Mode
+from protocol.policy import release_terms
 
 RUN_CHECK_SECONDS = 5.0
 REST_SECONDS = 10.0
@@ -66,8 +70,10 @@ class Worker:
         self._secret: SecretSums = secret_sums_of(settings, database)
         self._store = CarStore(settings.store)
         self._pinning = pinning_of(settings, database, self._store)
-        rpc = Rpc(settings.rpc_url)
-        self._watcher = Watcher(rpc, self._ledger, lambda: take_snapshot(rpc, settings.loaded_policy))
+        self._rpc = rpc = Rpc(settings.rpc_url)
+        policy, sources = settings.loaded_policy, sources_of(settings)
+        forks = Forks(rpc, self._ledger, lambda grant, at: opening_verdicts(rpc, policy, grant, at, sources))
+        self._watcher = Watcher(rpc, self._ledger, lambda: take_snapshot(rpc, policy), policy.ownership, forks)
         self._run_checked: dict[str, float] = {}
         self._resting: dict[str, float] = {}
 
@@ -142,8 +148,7 @@ class Worker:
             self._ledger.require_budget(facts.round_id)
             updates = {one.contribution_id: one.adapter for one in live}
             return candidate.keep(settings.candidates, private.noised(updates, plan, factors))
-        weights = {one.contribution_id: one.weight for one in live}
-        total = self._secret.total(facts.round_id)
+        total, weights = self._secret.total(facts.round_id)
         return candidate.keep(settings.candidates, private.opened(total, weights, plan, factors))
 
     def _order(self, facts: RoundFacts, live: Sequence[LiveContribution]) -> MergeOrder:
@@ -161,9 +166,14 @@ class Worker:
         )
 
     def _publish(self, facts: RoundFacts) -> None:
+        require_canonical(self._rpc, facts.snapshot)
         folder = self._settings.releases / facts.round_id
         shutil.rmtree(folder, ignore_errors=True)  # what a killed worker left half built
-        manifest = self._build(facts)
+        try:
+            manifest = self._build(facts)
+        except Conflict as clash:
+            self._ledger.move(facts.round_id, Step(RoundState.FAILED, clash.message))
+            return
         cid = self._store.put({name: folder / name for name in (MANIFEST, *manifest.files)})
         self._store.verify(cid)
         try:
@@ -182,6 +192,7 @@ class Worker:
         live, reports = ledger.live_contributions(facts.round_id), ledger.scores(facts.round_id)
         chosen, gain, scores = _chosen(facts.plan, made, live, reports)
         source = made.of(chosen)
+        policy = kept(settings.policies, facts.policy_hash)
         draft = ReleaseDraft(
             dao=settings.loaded_policy.dao,
             round_id=facts.round_id,
@@ -199,6 +210,8 @@ class Worker:
             gain=gain,
             scores=scores,
             scored_by=len(reports),
+            terms=release_terms(policy or settings.loaded_policy, (one for part in live for one in part.verdicts)),
+            policy=policy,
             distillation=source.distilled.account if source.distilled else None,
             base_change=made.base_changes.get(chosen),
             privacy=ledger.privacy_after(facts.round_id),
@@ -266,6 +279,7 @@ def _account(
         member=one.grant.member,
         grant=one.grant,
         grant_signature=one.grant_signature,
+        signed_at=one.signed_at,
         header=one.header,
         signature=one.signature,
         weight=account.weight,

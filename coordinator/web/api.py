@@ -1,25 +1,29 @@
 """The JSON API, version 1. Errors are ``application/problem+json`` (RFC 9457)."""
 
-from typing import TypeVar
+import json
 
 from flask import Blueprint, Response, jsonify, request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from contracts_abi.model import Address
+from contracts_abi.signatures import at_block
 from coordinator.eligibility.verdicts import denied_of, opening_verdicts, recheck, take_snapshot, verdicts_for
 from coordinator.identity import grants, sign_in
 from coordinator.identity.admin import require_admin
 from coordinator.rounds import events
+from coordinator.rounds.acts import revoked_at
 from coordinator.rounds.ledger import Part
 from coordinator.web import views
+from coordinator.web.asking import asker, fresh_nonce
+from coordinator.web.requests import body_of, signed_in
 from coordinator.web.service import Service, service
 from protocol import node_key
-from protocol.errors import BadInput, NotAllowed, NotFound, NotSignedIn
+from protocol.acts import require_current
+from protocol.errors import BadInput, NotAllowed, NotFound
 from protocol.grant import StartRound, require_signer
 
-MAX_SIGN_IN_BODY = 2048
+MAX_SIGN_IN_BODY = 8192
+"""The message has 2 kB of it at most; the rest is for the signature of a wallet that is not deployed yet (ERC-6492)."""
 api = Blueprint("api", __name__, url_prefix="/api/v1")
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class SignInRequest(BaseModel):
@@ -52,29 +56,28 @@ def dao() -> Response:
 
 @api.get("/nonce")
 def nonce() -> Response:
-    here = service()
-    with here.database.writing() as session:
-        return jsonify(nonce=sign_in.give_nonce(session, here.now()))
+    return jsonify(nonce=fresh_nonce(service()))
 
 
 @api.post("/session")
 def open_session() -> Response:
     if (request.content_length or MAX_SIGN_IN_BODY + 1) > MAX_SIGN_IN_BODY:
         raise BadInput(f"A sign-in has at most {MAX_SIGN_IN_BODY} bytes and says how many it has.")
-    here, asked = service(), _body(SignInRequest)
-    terms = sign_in.SignInTerms(here.settings.domain, here.settings.public_uri, here.policy.chain_id)
-    signed = sign_in.verify(asked.message, asked.signature, terms, here.now())
+    here, asked = service(), body_of(SignInRequest)
+    settings = here.settings
+    terms = sign_in.SignInTerms(settings.domain, settings.public_uri, here.policy.chain_id, settings.sign_in_seconds)
+    signed = sign_in.verify(asked.message, asked.signature, terms, here.now(), here.ask_wallet)
     with here.database.writing() as session:
-        token, expires = sign_in.open_session(session, signed, here.now())
+        token, expires = sign_in.open_session(session, signed, asker(here), here.now())
     return jsonify(token=token, wallet=signed.wallet, expires=expires)
 
 
 @api.get("/verdicts")
 def verdicts() -> Response:
     here = service()
-    wallet, rpc = _signed_in(here), here.rpc
+    wallet, rpc = signed_in(here), here.rpc
     snapshot = take_snapshot(rpc, here.policy)
-    found = verdicts_for(rpc, here.policy, wallet, snapshot)
+    found = verdicts_for(rpc, here.policy, wallet, snapshot, here.sources)
     admitted = sum(v.allow for v in found)
     if admitted == 0:
         raise NotAllowed(
@@ -90,11 +93,11 @@ def verdicts() -> Response:
 
 @api.post("/grants")
 def give_grant() -> tuple[Response, int]:
-    here, signed = service(), _body(grants.SignedGrant)
-    wallet, rpc = _signed_in(here), here.rpc
+    here, signed = service(), body_of(grants.SignedGrant)
+    wallet, rpc = signed_in(here), here.rpc
     snapshot = take_snapshot(rpc, here.policy)
     found = recheck(rpc, here.policy, signed.grant, snapshot)
-    grants.check_grant(signed, wallet, here.policy, here.base_hash, found, here.now())
+    grants.check_grant(signed, wallet, here.policy, here.base_hash, found, here.now(), at_block(rpc, snapshot))
     with here.database.reading() as session:
         grants.require_free_key(session, signed.grant)
     node_id = here.register_node(node_key.public_pem(signed.grant.node_key))
@@ -112,22 +115,25 @@ def show_grant(grant_id: str) -> Response:
             grant=grant.model_dump(mode="json"),
             signature=row.signature,
             given_at=row.given_at,
+            signed_at=json.loads(row.snapshot),
             replaced=row.replaced,
+            revoked_at=revoked_at(session, grant_id),
         )
 
 
 @api.post("/rounds")
 def start_round() -> tuple[Response, int]:
-    here, asked = service(), _body(StartRoundRequest)
+    here, asked = service(), body_of(StartRoundRequest)
     order = asked.start_round
     _require_ours(here, order)
-    require_signer(order, asked.signature, order.admin)
+    require_current(order, here.policy.dao, here.policy.chain_id, here.now())
     rpc = here.rpc
     snapshot = take_snapshot(rpc, here.policy)
+    require_signer(order, asked.signature, order.admin, at_block(rpc, snapshot))
     require_admin(rpc, here.policy, order.admin, snapshot)
     with here.database.reading() as session:
         live = grants.live_grants(session, order.policy_hash, order.base_hash, here.now())
-    parts = [Part(grant, tuple(opening_verdicts(rpc, here.policy, grant, snapshot))) for grant in live]
+    parts = [Part(grant, tuple(opening_verdicts(rpc, here.policy, grant, snapshot, here.sources))) for grant in live]
     round_id = here.ledger.open_training(order, asked.signature, snapshot, parts)
     return jsonify(round_id=round_id), 201
 
@@ -173,8 +179,6 @@ def list_events() -> Response:
 
 def _require_ours(here: Service, order: StartRound) -> None:
     for what, said, meant in (
-        ("DAO", order.dao, here.policy.dao),
-        ("chain", order.chain_id, here.policy.chain_id),
         ("policy", order.policy_hash, here.policy.digest()),
         ("base", order.base_hash, here.base_hash),
     ):
@@ -182,20 +186,3 @@ def _require_ours(here: Service, order: StartRound) -> None:
             raise NotAllowed(
                 f"The order is for another {what}: {said}, not {meant}.", "Ask /api/v1/dao and sign again."
             )
-
-
-def _signed_in(here: Service) -> Address:
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise NotSignedIn("This needs a session.", "Sign in, and send its token as Authorization: Bearer.")
-    with here.database.reading() as session:
-        return sign_in.wallet_of(session, token.strip(), here.now())
-
-
-def _body(model: type[Model]) -> Model:
-    try:
-        return model.model_validate_json(request.get_data())
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the body"
-        raise BadInput(f"{place}: {first['msg']}.", "Mend the request.") from error

@@ -3,15 +3,21 @@
 import structlog
 from flask import Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from coordinator.config import CoordinatorSettings
+from coordinator.web.acts import acts
 from coordinator.web.api import api
+from coordinator.web.devices import devices
 from coordinator.web.gateway import gateway
 from coordinator.web.pages import pages
-from coordinator.web.service import RegisterNode, Service
-from protocol.errors import CoterieError
+from coordinator.web.service import RegisterNode, Service, UnregisterNode
+from coordinator.web.wallets import wallets
+from protocol.errors import CoterieError, Unreachable
 
 MAX_BODY = 1 << 20
+RETRY_SECONDS = 10
+"""What whoever asked is told to wait, when something that the answer needs does not answer itself."""
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "X-Content-Type-Options": "nosniff",
@@ -21,7 +27,11 @@ _HEADERS = {
 log = structlog.get_logger(__name__)
 
 
-def create_app(settings: CoordinatorSettings, register_node: RegisterNode | None = None) -> Flask:
+def create_app(
+    settings: CoordinatorSettings,
+    register_node: RegisterNode | None = None,
+    unregister_node: UnregisterNode | None = None,
+) -> Flask:
     """The coordinator's web side.
 
     Raises:
@@ -29,9 +39,12 @@ def create_app(settings: CoordinatorSettings, register_node: RegisterNode | None
     """
     app = Flask("coordinator.web")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
-    app.extensions["coterie"] = Service(settings, register_node)
-    for blueprint in (api, gateway, pages):
+    if settings.proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.proxies, x_proto=0, x_host=0)  # type: ignore[method-assign]
+    app.extensions["coterie"] = Service(settings, register_node, unregister_node=unregister_node)
+    for blueprint in (api, devices, gateway, pages, wallets):
         app.register_blueprint(blueprint)
+    app.register_blueprint(acts)
     app.add_url_rule("/healthz", "healthz", lambda: jsonify(status="ok"))
     app.register_error_handler(CoterieError, _problem)
     app.register_error_handler(HTTPException, _http_problem)
@@ -41,7 +54,10 @@ def create_app(settings: CoordinatorSettings, register_node: RegisterNode | None
 
 
 def _problem(error: CoterieError) -> Response:
-    return _answer(error.status, error.code, error.message, error.hint)
+    answer = _answer(error.status, error.code, error.message, error.hint)
+    if isinstance(error, Unreachable):
+        answer.headers["Retry-After"] = str(RETRY_SECONDS)
+    return answer
 
 
 def _http_problem(error: HTTPException) -> Response:

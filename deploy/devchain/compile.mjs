@@ -28,7 +28,7 @@ if (Math.min(...names.map((name) => changed(artifact(name)))) <= Math.max(...inp
       names.map((name) => [`contracts/${name}.sol`, { content: source(join(here, "contracts", `${name}.sol`)) }]),
     ),
     settings: {
-      evmVersion: "cancun",
+      evmVersion: "paris", // SignatureValidator is sent to whatever chain a DAO is on, those without PUSH0 too
       optimizer: { enabled: true, runs: 200 },
       outputSelection: { "*": { "*": ["abi", "evm.bytecode.object", "evm.deployedBytecode.object"] } },
     },

@@ -58,9 +58,45 @@ def licensed_nouns() -> Artifact:
 
 
 @functools.cache
+def token_licensed_nouns() -> Artifact:
+    """The same with an ERC-5218 licence for each token; constructor (name, symbol, baseURI)."""
+    return _ours("TokenLicensedNouns")
+
+
+@functools.cache
+def person_badge() -> Artifact:
+    """Soulbound badges (ERC-5192) with a proof of personhood's view functions; no constructor arguments."""
+    return _ours("PersonBadge")
+
+
+@functools.cache
+def delegate_registry() -> Artifact:
+    """What Coterie asks of delegate.xyz's registry; no constructor arguments and no state of its own."""
+    return _ours("DelegateRegistry")
+
+
+@functools.cache
+def openzeppelin(name: str) -> Artifact:
+    """Any of OpenZeppelin's prebuilt contracts, as ``ERC20PresetFixedSupply``."""
+    return _read(f"node_modules/@openzeppelin/contracts/build/contracts/{name}.json")
+
+
+@functools.cache
 def preset() -> Artifact:
     """OpenZeppelin's prebuilt collection: tokenURI is baseURI + id; constructor (name, symbol, baseURI)."""
     return _read("node_modules/@openzeppelin/contracts/build/contracts/ERC721PresetMinterPauserAutoId.json")
+
+
+@functools.cache
+def multi_token() -> Artifact:
+    """OpenZeppelin's prebuilt ERC-1155; constructor (URI)."""
+    return _read("node_modules/@openzeppelin/contracts/build/contracts/ERC1155PresetMinterPauser.json")
+
+
+@functools.cache
+def ours(name: str) -> Artifact:
+    """``contracts/<name>.sol``, by its name; what it is for and what it takes stands there."""
+    return _ours(name)
 
 
 class Deployer:
@@ -99,6 +135,10 @@ class Deployer:
     def transfer(self, contract: Contract, token_id: int, to: str) -> None:
         """Transfer one of this wallet's own tokens."""
         self.send([_call(contract, "transferFrom", self.address, to, token_id)])
+
+    def act(self, contract: Contract, function: str, *arguments: object) -> None:
+        """Call a function that changes something."""
+        self.send([_call(contract, function, *arguments)])
 
     def send(self, transactions: Sequence[TxParams]) -> list[TxReceipt]:
         """Sign and send ``transactions`` (``to`` and ``data`` only) in this order; their receipts."""

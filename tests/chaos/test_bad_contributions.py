@@ -71,6 +71,7 @@ class Round:
             policy_hash=POLICY.digest(),
             base_hash="b" * 64,
             nonce="a first order",
+            expires=2_000_000_000,
         )
         parts = [Part(one, tuple(judge(POLICY, token, None) for token in one.tokens)) for one in self.grants.values()]
         self.round_id = self.ledger.open_training(order, sign(order, ANVIL_KEYS[0]), AT, parts)

@@ -21,10 +21,12 @@ from eth_account import Account
 from eth_account.messages import encode_defunct
 from flask.testing import FlaskClient
 from round_parts import PLAN, adapter_for, contribution_for, reply_of, scores_for, statistics_for, write_small_base
+from sqlalchemy import func, select
 
 from bases import EMBEDDED_BASE
 from contracts_abi.model import Token
 from coordinator.config import CoordinatorSettings
+from coordinator.database import SessionRow
 from coordinator.rounds.checks import adapted_layers
 from coordinator.rounds.events import Event, is_chain
 from coordinator.rounds.exchange import RoundExchange
@@ -37,15 +39,17 @@ from coordinator.web.views import public_state
 from coordinator.wiring import secret_sums_of
 from deploy.devchain.anvil import ANVIL_KEYS
 from protocol import node_key
+from protocol.canonical import sha256
 from protocol.contribution import ScoreTask, TrainTask
 from protocol.errors import ContributionRefused
 from protocol.grant import WARRANT, Grant, RoundPlan, StartRound, sign
 from protocol.manifest import Manifest
-from protocol.policy import AdminRole, CollectionRule, Policy
+from protocol.policy import AdminRole, CollectionRule, Policy, Weights
 
 pytestmark = pytest.mark.slow
 
 ADMIN, ALICE, BOB, CAROL, NOBODY = ANVIL_KEYS[:5]
+ASKER = "__Host-coterie-asker"
 
 
 FIRST_NODE = (1 << 64) - 100
@@ -81,9 +85,9 @@ class RunsFake:
 class Coordinator:
     """The web side through Flask's test client, the worker's ticks by hand, and the nodes' answers."""
 
-    def __init__(self, chain: Chain, folder: Path, base: Path) -> None:
+    def __init__(self, chain: Chain, folder: Path, base: Path, policy: Policy | None = None) -> None:
         self.chain = chain
-        self.policy = policy_of(chain)
+        self.policy = policy or policy_of(chain)
         (folder / "policy.json").write_bytes(self.policy.canonical())
         (folder / "coordinator.toml").write_text(
             f'rpc_url = "{chain.url}"\npolicy = "policy.json"\nbase = "{base}"\nbase_name = "small"\n'
@@ -140,8 +144,8 @@ class Coordinator:
         return {"Authorization": f"Bearer {answer.json['token']}"}
 
     def post_session(self, message: str, key: str) -> Any:
-        signature = "0x" + bytes(Account.sign_message(encode_defunct(text=message), key).signature).hex()
-        return self.client.post("/api/v1/session", json={"message": message, "signature": signature})
+        body = {"message": message, "signature": signed_text(message, key)}
+        return self.client.post("/api/v1/session", json=body)
 
     def node_key(self, key: str) -> Path:
         path = self.folder / f"{Account.from_key(key).address}.pem"
@@ -183,6 +187,7 @@ class Coordinator:
             policy_hash=self.policy.digest(),
             base_hash=self.settings.base_hash,
             nonce=nonce or f"nonce{time.monotonic_ns()}",
+            expires=int(time.time()) + 600,
         )
 
     def start(self, order: StartRound, key: str = ADMIN) -> Any:
@@ -196,6 +201,10 @@ class Coordinator:
 
     def node_id(self, key: str) -> int:
         return self.registered(node_key.public_pem(node_key.public_of(self.node_key(key))))
+
+
+def signed_text(text: str, key: str) -> str:
+    return "0x" + bytes(Account.sign_message(encode_defunct(text=text), key).signature).hex()
 
 
 def policy_of(chain: Chain) -> Policy:
@@ -253,16 +262,42 @@ def test_a_sign_in_counts_once(here: Coordinator) -> None:
     assert "nonce" in problem(here.post_session(message, ALICE), 401, "not-signed-in")
 
 
-def test_two_sign_ins_at_the_same_moment_with_one_nonce_open_one_session(here: Coordinator) -> None:
-    message, answers = here.message(ALICE), []
-    threads = [
-        threading.Thread(target=lambda: answers.append(here.post_session(message, ALICE).status_code)) for _ in range(4)
-    ]
+def test_fifty_sign_ins_at_the_same_moment_with_one_nonce_open_one_session(here: Coordinator) -> None:
+    message, answers, start = here.message(ALICE), [], threading.Barrier(50)
+    cookie = here.client.get_cookie(ASKER)
+    assert cookie
+
+    def replay() -> None:
+        client = here.app.test_client()
+        client.set_cookie(ASKER, cookie.value)
+        body = {"message": message, "signature": signed_text(message, ALICE)}
+        start.wait()
+        answers.append(client.post("/api/v1/session", json=body).status_code)
+
+    threads = [threading.Thread(target=replay) for _ in range(50)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(answers) == [200, 401, 401, 401]
+    assert sorted(answers) == [200] + 49 * [401]
+    with here.service.database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(SessionRow)) == 1
+
+
+def test_a_nonce_is_good_only_for_whoever_asked_for_it(here: Coordinator) -> None:
+    message = here.message(ALICE)
+    body = {"message": message, "signature": signed_text(message, ALICE)}
+    stranger = here.app.test_client()
+    assert "unknown here" in problem(stranger.post("/api/v1/session", json=body), 401, "not-signed-in")
+    stranger.get("/api/v1/nonce")  # a cookie of their own does not help
+    assert "unknown here" in problem(stranger.post("/api/v1/session", json=body), 401, "not-signed-in")
+    assert here.client.post("/api/v1/session", json=body).status_code == 200
+
+
+def test_the_nonce_s_cookie_is_kept_from_scripts_other_sites_and_plain_http(here: Coordinator) -> None:
+    said = here.client.get("/api/v1/nonce").headers["Set-Cookie"]
+    assert said.startswith(f"{ASKER}=")
+    assert {"Secure", "HttpOnly", "SameSite=Strict", "Path=/"} <= set(said.split("; "))
 
 
 @pytest.mark.parametrize(
@@ -272,8 +307,8 @@ def test_two_sign_ins_at_the_same_moment_with_one_nonce_open_one_session(here: C
         ({"uri": "https://evil.example"}, "another URI"),
         ({"chain": "1"}, "another chain"),
         ({"nonce": "abcdefghijk"}, "unknown"),
-        ({"issued": "2001-01-01T00:00:00Z"}, "last ten minutes"),
-        ({"issued": "2099-01-01T00:00:00Z"}, "last ten minutes"),
+        ({"issued": "2001-01-01T00:00:00Z"}, "within the last 600 seconds"),
+        ({"issued": "2099-01-01T00:00:00Z"}, "within the last 600 seconds"),
     ],
 )
 def test_a_sign_in_for_another_place_or_time_is_refused(here: Coordinator, changes: dict[str, str], why: str) -> None:
@@ -290,10 +325,11 @@ def test_a_sign_in_in_another_spelling_is_refused(here: Coordinator) -> None:
     assert "canonical" in problem(here.post_session(message, ALICE), 400, "bad-input")
 
 
-def test_a_long_sign_in_is_refused_before_it_is_parsed(here: Coordinator) -> None:
+@pytest.mark.parametrize(("length", "said"), [(2049, "at most 2048 bytes"), (20_000, "at most 8192 bytes")])
+def test_a_long_sign_in_is_refused_before_it_is_parsed(here: Coordinator, length: int, said: str) -> None:
     began = time.monotonic()
-    answer = here.post_session("a" * 20_000, ALICE)
-    assert "at most 2048 bytes" in problem(answer, 400, "bad-input")
+    answer = here.post_session("a" * length, ALICE)
+    assert said in problem(answer, 400, "bad-input")
     assert time.monotonic() - began < 5
 
 
@@ -325,6 +361,7 @@ def test_the_same_grant_again_changes_nothing(here: Coordinator) -> None:
     ("changes", "why"),
     [
         ({"dao": "Other"}, "another DAO"),
+        ({"chain_id": 1}, "another chain"),
         ({"purpose": "Anything"}, "another purpose"),
         ({"policy_hash": "0" * 64}, "another policy"),
         ({"base_hash": "0" * 64}, "another base"),
@@ -338,6 +375,30 @@ def test_a_grant_that_says_something_else_is_refused(here: Coordinator, changes:
     grant = here.grant(ALICE, (here.chain.token(here.chain.cc0, 0),), **fields)
     assert why in problem(here.give(grant, ALICE), 403, "not-allowed")
     assert here.registered.keys == []
+
+
+def test_a_grant_that_a_newer_one_replaced_does_not_come_back_by_being_sent_again(here: Coordinator) -> None:
+    tokens = (here.chain.token(here.chain.cc0, 0),)
+    older = here.grant(ALICE, tokens, warrant="")
+    newer = here.grant(ALICE, tokens, warrant="", expires=older.expires + 1)
+    for grant in (older, newer, older):
+        assert here.give(grant, ALICE).status_code == 201
+    assert here.client.get(f"/api/v1/grants/{older.grant_id}").json["replaced"] is True
+    assert here.client.get(f"/api/v1/grants/{newer.grant_id}").json["replaced"] is False
+
+
+def test_under_a_changed_policy_old_grants_are_refused_and_not_asked(here: Coordinator) -> None:
+    for key in (ALICE, BOB):
+        here.join(key)
+    signed_before = here.grant(ALICE, (here.chain.token(here.chain.cc0, 0),), warrant="")
+    here.policy = here.policy.model_copy(update={"weights": Weights.PER_TOKEN})
+    (here.folder / "policy.json").write_bytes(here.policy.canonical())
+    here.service.database.close()
+    settings = CoordinatorSettings.load(here.folder / "coordinator.toml")
+    here.app = create_app(settings, here.registered)
+    here.client = here.app.test_client()
+    assert "another policy" in problem(here.give(signed_before, ALICE), 403, "not-allowed")
+    assert "0 grants may take part" in problem(here.start(here.order()), 409, "conflict")
 
 
 def test_tokens_that_are_denied_or_another_s_cannot_be_granted(here: Coordinator) -> None:
@@ -559,6 +620,9 @@ def test_a_sale_after_the_release_brings_a_second_one_without_that_contribution(
     assert len(first["manifest"]["contributions"]) == 3
     assert first["manifest"]["merge"]["gain"] == 1.0
     assert here.client.get(first["samples"]).content_type == "image/png"
+    assert first["manifest"]["licence"] == "CBE-COMMERCIAL"
+    policy = here.client.get(f"/ipfs/{first['cid']}/policy.json").data
+    assert sha256(policy) == first["manifest"]["policy_hash"] == here.policy.digest()
 
     chain.alice.transfer(chain.commercial, spare.token_id, chain.buyer.address)
     chain.anvil.finalize()

@@ -134,6 +134,7 @@ class Dao:
             policy_hash=self.policy.digest(),
             base_hash=self.settings.base_hash,
             nonce=f"order-{plan.mode}",
+            expires=4_000_000_000,
         )
         rpc = self.chain.rpc
         parts = [Part(g, tuple(opening_verdicts(rpc, self.policy, g, self.snapshot))) for g in self.grants]

@@ -13,6 +13,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from contracts_abi.model import LicenceSignal, Snapshot, Token
+from contracts_abi.ownership.holding import Holding
 from coordinator.config import CoordinatorSettings
 from coordinator.identity.grants import SignedGrant, store_grant
 from coordinator.rounds.checks import Layer
@@ -145,6 +146,7 @@ class Dao:
             policy_hash=POLICY.digest(),
             base_hash=self.service.base_hash,
             nonce=f"order-{self.now}",
+            expires=self.now + 600,
         )
         parts = [
             Part(grant, tuple(map(self.verdict, (*grant.tokens, *(denied if i == 0 else ())))))
@@ -287,8 +289,8 @@ def published(dao: Dao) -> tuple[str, str, str]:
 
 def sold(dao: Dao, number: int = 164) -> str:
     """Bob's commercial token goes to someone else; the removal round's id."""
-    owners = {v.token: "0x" + "9" * 40 for one in dao.ledger.watched() for v in one.bound}
-    lapses = lapsed(dao.ledger.watched(), owners, snapshot(number))
+    held = {claim: Holding(False, "0x" + "9" * 40) for one in dao.ledger.watched() for claim in one.claims}
+    lapses = lapsed(dao.ledger.watched(), held, snapshot(number))
     round_id = dao.ledger.end_contributions(lapses, snapshot(number))
     assert round_id
     return round_id

@@ -12,7 +12,10 @@ NOUNS = "0x9C8fF314C9Bc7F6e59A9d9225Fb22946427eDC03"
 NAME = f"eip155:1/erc721:{NOUNS}/12"
 
 
-@pytest.mark.parametrize("name", [NAME, f"eip155:31337/erc721:{NOUNS}/0", f"eip155:1/erc721:{NOUNS}/{2**256 - 1}"])
+@pytest.mark.parametrize(
+    "name",
+    [NAME, f"eip155:31337/erc721:{NOUNS}/0", f"eip155:1/erc721:{NOUNS}/{2**256 - 1}", f"eip155:1/erc1155:{NOUNS}/7"],
+)
 def test_a_token_is_written_as_it_was_read(name: str) -> None:
     assert str(Token.parse(name)) == name
 
@@ -27,7 +30,7 @@ def test_a_token_is_written_as_it_was_read(name: str) -> None:
         NAME.replace("/12", f"/{2**256}"),
         NAME.replace("eip155:1", "eip155:01"),
         NAME.replace("eip155:1", "eip155:0"),
-        NAME.replace("erc721", "erc1155"),
+        NAME.replace("erc721", "erc20"),
         NAME + "\n",
         NAME.replace("12", "١٢"),
         "x" * 10_000,

@@ -18,6 +18,7 @@ from client.config import MemberSettings
 from coordinator.cli import app as dao_commands
 from coordinator.config import CoordinatorSettings
 from coordinator.web.app import create_app
+from protocol.acts import CancelRound, RemoveContribution, RevokeGrant
 from protocol.contribution import ContributionHeader
 from protocol.grant import Grant, RoundPlan, StartRound
 from protocol.manifest import Manifest
@@ -137,8 +138,9 @@ def test_every_route_is_documented_and_no_other(tmp_path: Path) -> None:
 
 
 def policies() -> list[str]:
-    """The JSON documents in policy.md."""
-    return re.findall(r"^```json\n(.*?)^```", PAGES["policy.md"], re.M | re.S)
+    """The ready policies that policy.md leads to."""
+    named = dict.fromkeys(re.findall(r"\]\((policies/[\w-]+\.json)\)", PAGES["policy.md"]))
+    return [(ROOT / "docs" / name).read_text() for name in named]
 
 
 def test_the_example_policies_are_policies() -> None:
@@ -150,13 +152,13 @@ def test_the_example_policies_are_policies() -> None:
 
 
 def test_the_licence_table_says_what_the_licences_say() -> None:
-    rows = re.findall(r"^\| `(C[\w-]+)` \|([^|]*)\|([^|]*)\|([^|]*)\|([^|]*)\|", PAGES["policy.md"], re.M)
+    rows = re.findall(r"^\| `([A-Z][\w.-]+)` \|([^|]*)\|([^|]*)\|([^|]*)\|([^|]*)\|", PAGES["policy.md"], re.M)
     table = {name: [cell.strip() for cell in cells] for name, *cells in rows}
     assert set(table) == set(LICENCES)
     for name, (derivatives, training, sold, duties) in table.items():
         licence = LICENCES[name]
         assert derivatives == ("yes" if licence.derivatives else "no"), name
-        assert duties == ("; ".join(licence.duties) or "none"), name
+        assert duties == ("; ".join(map(str, licence.duties)) or "none"), name
         if licence.derivatives:
             assert training == ("yes" if licence.mentions_training else "silent"), name
             assert sold.startswith("stays" if licence.on_transfer is OnTransfer.KEEP else "the contribution ends"), name
@@ -182,9 +184,15 @@ def test_the_typed_data_is_documented_field_by_field() -> None:
         dao="", chain_id=1, member="", purpose="", tokens=(), node_key="", policy_hash=HASH, base_hash=HASH, expires=0
     )
     order = StartRound.model_construct(
-        dao="", chain_id=1, admin="", plan=RoundPlan(), policy_hash=HASH, base_hash=HASH, nonce=""
+        dao="", chain_id=1, admin="", plan=RoundPlan(), policy_hash=HASH, base_hash=HASH, nonce="", expires=1
     )
-    for name, document in (("Grant", grant), ("StartRound", order)):
+    head = {"dao": "", "chain_id": 1, "nonce": "", "expires": 1}
+    acts = (
+        CancelRound.model_construct(**head, admin="", round_id="", reason=""),
+        RemoveContribution.model_construct(**head, admin="", contribution_id="", reason=""),
+        RevokeGrant.model_construct(**head, member="", grant_hash=HASH),
+    )
+    for name, document in (("Grant", grant), ("StartRound", order), *((type(act).__name__, act) for act in acts)):
         section = PAGES["protocol.md"].split(f"**{name}**")[1].split("\n\n")[1]
         rows = re.findall(r"^\| (`[^|]+) \| (\w+(?:\[\])?) \|", section, re.M)
         documented = [(field, kind) for names, kind in rows for field in re.findall(r"`(\w+)`", names)]

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from eth_account import Account
 
-from contracts_abi.model import Token
+from contracts_abi.model import Snapshot, Token
+from contracts_abi.signatures import AskWallet
 from protocol import node_key
 from protocol.contribution import ContributionHeader, StatisticsRecipe, TokenUse, Training
 from protocol.errors import ContentMismatch, ContributionRefused, NotAllowed
-from protocol.grant import Grant, sign
+from protocol.grant import Grant, sign, signing_hash
 from protocol.manifest import Manifest, MergedContribution
 
 MEMBER, STRANGER = (Account.from_key("0x" + byte * 32) for byte in ("11", "22"))
@@ -82,6 +83,53 @@ def test_a_contribution_put_in_anothers_name_is_refused(contribution: MergedCont
         contribution.model_copy(update=stolen).check()
     with pytest.raises(ContributionRefused, match="another's name"):
         contribution.model_copy(update={"contribution_id": "0" * 16}).check()
+
+
+BLOCK = Snapshot(chain_id=31337, number=7, hash="0x" + "ab" * 32, timestamp=1)
+
+
+def of_a_contract_wallet(contribution: MergedContribution) -> MergedContribution:
+    """The wallet's word on what one of its owners signed is not in the signature."""
+    foreign = sign(contribution.grant, STRANGER.key.hex())
+    return contribution.model_copy(update={"grant_signature": foreign, "signed_at": BLOCK})
+
+
+def test_a_contract_wallets_signature_is_left_open_without_a_chain_and_asked_at_its_block(
+    contribution: MergedContribution,
+) -> None:
+    assert not contribution.needs_chain
+    assert not contribution.model_copy(update={"signed_at": BLOCK}).needs_chain, "a key's own"
+    by_wallet, asked = of_a_contract_wallet(contribution), []
+
+    def chain(block: Snapshot) -> AskWallet:
+        return lambda account, digest, signature: bool(asked.append((block, account, digest))) or accepted
+
+    assert by_wallet.needs_chain
+    by_wallet.check()
+    accepted = True
+    by_wallet.check(chain)
+    assert asked == [(BLOCK, MEMBER.address, signing_hash(contribution.grant))]
+    accepted = False
+    with pytest.raises(NotAllowed, match=MEMBER.address):
+        by_wallet.check(chain)
+    manifest = Manifest.model_construct(files={}, contributions=(contribution, by_wallet))
+    assert manifest.unproven == (by_wallet,)
+    manifest.check({})
+    with pytest.raises(NotAllowed):
+        manifest.check({}, chain)
+
+
+@pytest.mark.parametrize("block", [None, BLOCK.model_copy(update={"chain_id": 1})], ids=["none", "another chain's"])
+def test_a_foreign_signature_without_a_block_of_its_chain_is_refused(
+    contribution: MergedContribution, block: Snapshot | None
+) -> None:
+    with pytest.raises(NotAllowed, match=STRANGER.address):
+        of_a_contract_wallet(contribution).model_copy(update={"signed_at": block}).check()
+
+
+def test_a_contract_wallet_s_contribution_is_held_to_its_grant_all_the_same(tmp_path: Path) -> None:
+    with pytest.raises(ContributionRefused, match="beyond its grant"):
+        of_a_contract_wallet(contribution_on(OTHER, tmp_path)).check()
 
 
 def test_a_header_changed_after_signing_is_refused(contribution: MergedContribution) -> None:

@@ -12,6 +12,8 @@ from sqlalchemy import select
 
 from client.node import secret as member_side
 from contracts_abi.model import Address, Token
+from contracts_abi.ownership.holding import Holding
+from contracts_abi.ownership.question import Claim
 from coordinator.database import ExchangeRow
 from coordinator.rounds import private
 from coordinator.rounds.candidate import MEAN
@@ -36,9 +38,7 @@ def here(tmp_path: Path) -> Iterator[PrivateRound]:
 
 def mean_of(here: PrivateRound) -> np.ndarray:
     """The mean that the round's sum comes to, as one vector."""
-    live = here.ledger.live_contributions(here.round_id)
-    weights = {one.contribution_id: one.weight for one in live}
-    made = private.opened(here.secret.total(here.round_id), weights, here.plan, here.factors)
+    made = private.opened(*here.secret.total(here.round_id), here.plan, here.factors)
     return here.factors.flat({name: factors.b for name, factors in made.merged.adapter.items()})
 
 
@@ -162,8 +162,7 @@ def test_a_secret_sum_takes_three_members(tmp_path: Path) -> None:
 def test_the_candidate_is_called_a_mean_and_has_no_norms(here: PrivateRound) -> None:
     for _ in range(5):
         here.answer(*ALL)
-    weights = {one.contribution_id: one.weight for one in here.ledger.live_contributions(here.round_id)}
-    made = private.opened(here.secret.total(here.round_id), weights, here.plan, here.factors)
+    made = private.opened(*here.secret.total(here.round_id), here.plan, here.factors)
     assert made.names == (MEAN,)
     assert {account.norm for account in made.merged.accounts.values()} == {None}
     assert all(isinstance(factors, Factors) for factors in made.merged.adapter.values())
@@ -176,14 +175,21 @@ def opening_of(here: PrivateRound) -> SecretRound:
     return member_side.opening(here.task().body)
 
 
-def owned(here: PrivateRound) -> Callable[[object], dict[Token, Address | None]]:
+def owned(here: PrivateRound, without: Token | None = None) -> Callable[[object], dict[Claim, Holding]]:
     """The chain, as far as these members go."""
-    return lambda tokens: {token: m.grant.member for m in here.members for token in m.grant.tokens}
+    return lambda claims: {
+        claim: Holding(claim.token in members_tokens(here, claim.wallet) and claim.token != without, None)
+        for claim in claims  # type: ignore[attr-defined]
+    }
 
 
-def require(here: PrivateRound, opening: SecretRound, owners: Callable | None = None) -> None:  # type: ignore[type-arg]
+def members_tokens(here: PrivateRound, wallet: Address) -> set[Token]:
+    return {token for m in here.members if m.grant.member == wallet for token in m.grant.tokens}
+
+
+def require(here: PrivateRound, opening: SecretRound, holdings: Callable | None = None) -> None:  # type: ignore[type-arg]
     task, me = here.ledger.train_task(here.round_id), here.members[0]
-    member_side.require_members(opening, task, me.grant, here.policy, owners or owned(here))
+    member_side.require_members(opening, task, me.grant, here.policy, holdings or owned(here))
 
 
 def test_a_round_of_members_with_grants_and_tokens_is_taken_part_in(here: PrivateRound) -> None:
@@ -244,7 +250,7 @@ def test_a_member_leaves_a_round_with_members_who_may_be_made_up(
 def test_a_member_leaves_a_round_with_one_who_does_not_own_its_token(here: PrivateRound) -> None:
     invented = here.members[3].grant.tokens[0]
     with pytest.raises(NotAllowed, match="does not own it"):
-        require(here, opening_of(here), lambda tokens: owned(here)(tokens) | {invented: here.members[0].grant.member})
+        require(here, opening_of(here), owned(here, without=invented))
 
 
 def test_terms_over_other_factors_or_another_clip_are_refused(here: PrivateRound) -> None:
@@ -268,3 +274,12 @@ def test_a_mode_that_the_policy_does_not_name_opens_no_round(tmp_path: Path) -> 
 
     with pytest.raises(NotAllowed, match="no secagg rounds"):
         PrivateRound(tmp_path, SECRET_PLAN, policy=POLICY.model_copy(update={"modes": (Mode.OPEN,)}))
+
+
+def test_a_fork_under_a_secret_sum_cancels_the_round(here: PrivateRound) -> None:
+    here.answer(*ALL)
+    taken = here.ledger.snapshots()[here.round_id]
+    here.ledger.ask_again(here.round_id, taken.model_copy(update={"number": taken.number + 9}), [])
+    assert here.state == RoundState.CANCELLED
+    assert "cannot do without one member's part" in reason_of(here)
+    assert here.ledger.snapshots() == {}

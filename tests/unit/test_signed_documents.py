@@ -69,7 +69,7 @@ def test_someone_elses_signature_is_refused(key: Path) -> None:
         require_signer(grant(key), sign(grant(key), STRANGER.key.hex()), MEMBER.address)
 
 
-@pytest.mark.parametrize("signature", ["", "0x", "0x1234", "no hex at all", "0x" + "00" * 65])
+@pytest.mark.parametrize("signature", ["", "0x", "0x1234", "no hex at all", "0x" + "00" * 65, "0x" + "00" * 8193])
 def test_a_signature_that_is_none_is_refused_in_one_sentence(key: Path, signature: str) -> None:
     with pytest.raises(NotAllowed):
         require_signer(grant(key), signature, MEMBER.address)
@@ -90,6 +90,7 @@ def test_a_start_of_a_round_binds_its_whole_plan() -> None:
         policy_hash=HASH,
         base_hash=HASH,
         nonce="12345678",
+        expires=2_000_000_000,
     )
     signature = sign(order, MEMBER.key.hex())
     longer = order.model_copy(update={"plan": RoundPlan(steps=161)})

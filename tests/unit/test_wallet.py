@@ -14,13 +14,14 @@ from client.coordinator_api import Base, Dao, SuperLink, problem_of
 from client.wallet.consent import consent_panel, verdict_table
 from client.wallet.grant import StoredGrant, build_grant, require_own_judgement, require_policy, stored_grants
 from client.wallet.key import VARIABLE, Wallet, load_wallet
-from client.wallet.sign_in import require_own_domain, sign_in_message
+from client.wallet.sign_in import require_own_domain
 from contracts_abi.model import LicenceSignal, Token
 from deploy.devchain.anvil import ANVIL_KEYS
 from protocol import node_key
 from protocol.errors import BadInput, NotAllowed
 from protocol.grant import WARRANT, require_signer
-from protocol.policy import AdminRole, CollectionRule, Policy, Verdict, judge
+from protocol.policy import AdminRole, CollectionRule, Facts, Policy, Verdict, judge
+from protocol.sign_in import sign_in_message
 
 NOUNS, APES = "0x" + "11" * 20, "0x" + "22" * 20
 COMMERCIAL = LicenceSignal(name="COMMERCIAL", uri="ar://licence")
@@ -134,14 +135,15 @@ def test_a_policy_that_is_not_the_one_its_hash_names_is_noticed() -> None:
 
 
 def test_honest_verdicts_pass_the_members_own_judgement() -> None:
-    require_own_judgement(POLICY, verdicts(), {NOUNS: None, APES: COMMERCIAL})
+    require_own_judgement(POLICY, verdicts(), {token(APES, 1): Facts(signals=(COMMERCIAL,))})
     require_own_judgement(POLICY, verdicts(), None)
 
 
 def test_a_verdict_that_the_policy_does_not_give_is_noticed() -> None:
     allowed = verdicts()
     with pytest.raises(NotAllowed, match="by its policy it is denied"):
-        require_own_judgement(POLICY, allowed, {NOUNS: None, APES: LicenceSignal(name="PERSONAL", uri="ar://x")})
+        personal = LicenceSignal(name="PERSONAL", uri="ar://x")
+        require_own_judgement(POLICY, allowed, {token(APES, 1): Facts(signals=(personal,))})
     invented = allowed[0].model_copy(update={"token": token("0x" + "33" * 20, 5)})
     with pytest.raises(NotAllowed, match="does not name this collection"):
         require_own_judgement(POLICY, [invented], None)
