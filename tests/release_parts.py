@@ -156,7 +156,7 @@ def publish(database: Database, number: int, cid: str, manifest: Manifest) -> No
 
 
 class PinningServer:
-    """GET and POST /pins, GET /pins/ID, as the spec has them; each look at a pin takes it one step on."""
+    """GET and POST /pins, GET and DELETE /pins/ID, as the spec has them; each look at a pin takes it one step on."""
 
     def __init__(self, token: str, steps: Sequence[str] = ("queued", "pinning", "pinned")) -> None:
         self.token = token
@@ -171,11 +171,13 @@ class PinningServer:
             def do_GET(self) -> None:
                 self._answer(None)
 
+            do_DELETE = do_GET  # noqa: N815
+
             def do_POST(self) -> None:
                 self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
             def _answer(self, body: dict[str, Any] | None) -> None:
-                status, data = service.respond(self.path, self.headers.get("Authorization", ""), body)
+                status, data = service.respond(self.command, self.path, self.headers.get("Authorization", ""), body)
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
@@ -187,9 +189,9 @@ class PinningServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def respond(self, path: str, authorization: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
+    def respond(self, method: str, path: str, authorization: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
         parts = urlsplit(path)
-        self.asked.append(f"{'POST' if body else 'GET'} {parts.path}")
+        self.asked.append(f"{method} {parts.path}")
         if self.troubles:
             return self.troubles.pop(0)
         if authorization != f"Bearer {self.token}":
@@ -207,6 +209,9 @@ class PinningServer:
         request = parts.path.removeprefix("/pins/")
         if request not in self.pins:
             return 404, json.dumps({"error": {"reason": "NOT_FOUND"}}).encode()
+        if method == "DELETE":
+            del self.pins[request]
+            return 202, b""
         self.pins[request]["looks"] += 1
         return 200, json.dumps(self._status(request)).encode()
 

@@ -84,22 +84,25 @@ class Pinning:
         with self._database.reading() as session:
             row = session.get_one(PinRow, (cid, place.name))
             request, tries, over = row.request, row.tries, _has_ended(session, cid)
-        standing = Standing(State.LET_GO, "A contribution in it has ended.") if over else self._try(cid, place, request)
+        standing = self._try(cid, place, request, over)
         tries = tries + 1 if standing.state in (State.WAITING, State.PINNING) else 0
         now = self._clock()
         with self._database.writing() as session:
             row = session.get_one(PinRow, (cid, place.name))
             row.state, row.reason, row.request = standing.state, standing.reason, standing.request
             row.tries, row.checked_at = tries, int(now)
-            row.due_at = None if over else int(now + pause(tries, self._check_seconds))
+            row.due_at = None if standing.state is State.LET_GO else int(now + pause(tries, self._check_seconds))
         log.info("pin", cid=cid, place=place.name, state=standing.state.value, reason=standing.reason)
 
-    def _try(self, cid: str, place: Place, request: str) -> Standing:
+    def _try(self, cid: str, place: Place, request: str, over: bool) -> Standing:
+        root = Cid.parse(cid)
         try:
-            root = Cid.parse(cid)
+            if over:
+                place.let_go(root, request)
+                return Standing(State.LET_GO, "A contribution in it has ended.")
             return place.settle(root, self._store.car(root), request)
         except CoterieError as error:
-            return Standing(State.WAITING, str(error))
+            return Standing(State.WAITING, str(error), request if over else "")
         except Exception as error:  # one place must not keep the others from being looked after
             log.exception("pinning", cid=cid, place=place.name)
             return Standing(

@@ -45,7 +45,7 @@ class State(StrEnum):
     VERIFIED = "verified"
     """It has it: every block was read back and hashed."""
     LET_GO = "let go"
-    """A contribution in it has ended; it is not renewed."""
+    """A contribution in it has ended; it is not pinned there any more."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,10 @@ class Place(Protocol):
         """
         ...
 
+    def let_go(self, cid: Cid, request: str) -> None:
+        """Keep the release no longer; raises CoterieError where that cannot be said there."""
+        ...
+
 
 class NodePlace:
     """An IPFS node that is ours: the CAR is imported, pinned and read back."""
@@ -88,6 +92,9 @@ class NodePlace:
                 self._node.put(cid, stream)
             self._read_back(cid, car)
         return Standing(State.VERIFIED)
+
+    def let_go(self, cid: Cid, request: str) -> None:
+        self._node.unpin(cid)
 
     def _has(self, cid: Cid, car: Path) -> bool:
         try:
@@ -117,6 +124,9 @@ class MirrorPlace:
             require_same(car, file)
         return Standing(State.VERIFIED)
 
+    def let_go(self, cid: Cid, request: str) -> None:
+        """A mirror is somebody else's."""
+
 
 class ServicePlace:
     """A service that speaks the IPFS Pinning Service API (ipfs.github.io/pinning-services-api-spec).
@@ -144,6 +154,10 @@ class ServicePlace:
             raise Unreachable(f"{self.name} could not pin it{self._details(found)}.", "Can it reach your IPFS node?")
         self._introduce(found.get("delegates") or ())
         return Standing(State.PINNING, f"{str(status)[:20]} there{self._details(found)}", known)
+
+    def let_go(self, cid: Cid, request: str) -> None:
+        if found := self._by_request(request) or self._by_cid(cid):
+            self._call("DELETE", f"pins/{quote(str(found.get('requestid')), safe='')}", missing_is_fine=True)
 
     def _by_request(self, request: str) -> dict[str, Any] | None:
         return self._call("GET", f"pins/{quote(request, safe='')}", missing_is_fine=True) if request else None
@@ -193,7 +207,7 @@ class ServicePlace:
         if status == 404 and missing_is_fine:
             return None
         try:
-            answer = json.loads(text)
+            answer = json.loads(text or b"{}")
         except ValueError:
             answer = {}
         if status not in (200, 202) or not isinstance(answer, dict):

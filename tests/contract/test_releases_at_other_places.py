@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from loopback import Server
 from release_parts import PinningServer, manifest_of, merged_contribution, publish
+from round_parts import write_small_base
 
 from coordinator.cli import app
 from coordinator.config import CoordinatorSettings
@@ -22,10 +23,12 @@ from coordinator.releases.gateway import respond
 from coordinator.releases.pinning import Pin, Pinning, check_all, pause, pins
 from coordinator.releases.places import MirrorPlace, NodePlace, ServicePlace, State, places_of
 from coordinator.releases.store import CarStore
+from coordinator.rounds.worker import Worker
 from deploy.ipfs.node import IpfsNode
 from ipfs.kubo import Kubo
 from protocol.car import write_car
 from protocol.errors import BadInput, ContentMismatch, Unreachable
+from protocol.policy import AdminRole, CollectionRule, Policy
 from protocol.unixfs import Cid, build_directory
 
 pytestmark = pytest.mark.slow
@@ -320,23 +323,32 @@ def test_settings_say_where_releases_are_kept(tmp_path: Path) -> None:
         places_of(settings_in(tmp_path, mirrors=("ipfs://x",)))
 
 
-def test_a_release_whose_contribution_ended_is_let_go(dao: Dao, mirror: Server, tmp_path: Path) -> None:
+def test_a_release_whose_contribution_ended_is_let_go(dao: Dao, kubo: Kubo, mirror: Server, tmp_path: Path) -> None:
     contribution = merged_contribution(tmp_path)
     cid = dao.release(contributions=(contribution,))
-    pinning = dao.pinning(MirrorPlace(mirror.url))
-    pinning.step()
-    assert dao.pins()[0].state is State.VERIFIED
-    with dao.database.writing() as session:
-        session.get_one(ContributionRow, contribution.contribution_id).state = "dead"
-    dao.now += CHECK_S
-    pinning.step()
-    assert dao.pins() == [Pin(str(cid), f"mirror {mirror.url}", State.LET_GO, "A contribution in it has ended.", 4600)]
-    asked = len(mirror.asked)
-    with dao.database.writing() as session:
-        check_all(session)
-    dao.now += CHECK_S
-    pinning.step()
-    assert len(mirror.asked) == asked, "it is never looked at again"
+    with PinningServer(TOKEN) as service:
+        places = (NodePlace(kubo), MirrorPlace(mirror.url), ServicePlace(service.url, TOKEN, kubo))
+        pinning = dao.pinning(*places)
+        pinning.step()
+        assert kubo.pinned(cid) and service.pins
+        with dao.database.writing() as session:
+            session.get_one(ContributionRow, contribution.contribution_id).state = "dead"
+        service.troubles = [(500, b"oops")]
+        dao.now += CHECK_S
+        pinning.step()
+        states = {pin.place.split()[0]: pin.state for pin in dao.pins()}
+        assert states == {"node": State.LET_GO, "mirror": State.LET_GO, "service": State.WAITING}
+        dao.now += CHECK_S
+        pinning.step()
+        assert {(pin.state, pin.reason) for pin in dao.pins()} == {(State.LET_GO, "A contribution in it has ended.")}
+        assert not kubo.pinned(cid) and not service.pins
+        asked = len(service.asked)
+        with dao.database.writing() as session:
+            check_all(session)
+        dao.now += CHECK_S
+        pinning.step()
+        assert len(service.asked) == asked, "it is never looked at again"
+    assert dao.store.verify(cid), "the local store keeps it, for whoever checks what came of it"
 
 
 def test_a_place_that_stalls_does_not_stop_the_worker_and_an_unexpected_error_is_told(dao: Dao) -> None:
@@ -349,6 +361,9 @@ def test_a_place_that_stalls_does_not_stop_the_worker_and_an_unexpected_error_is
             time.sleep(0.5)
             raise ZeroDivisionError
 
+        def let_go(self, cid: Cid, request: str) -> None:
+            raise NotImplementedError
+
     pinning = dao.pinning(Odd())
     begun = time.monotonic()
     pinning.tick()
@@ -357,6 +372,30 @@ def test_a_place_that_stalls_does_not_stop_the_worker_and_an_unexpected_error_is
     pinning._thread.join()
     [pin] = dao.pins()
     assert (pin.cid, pin.state) == (str(cid), State.WAITING) and "ZeroDivisionError" in pin.reason
+
+
+def test_the_worker_pins_what_is_published_even_while_the_chain_is_silent(node: IpfsNode, tmp_path: Path) -> None:
+    rule = CollectionRule(name="Nouns", contract="0x" + "ab" * 20, licence="CC0", evidence="nouns.wtf")
+    policy = Policy(dao="d", purpose="p", chain_id=31337, collections=(rule,), admin=AdminRole(contract=rule.contract))
+    (tmp_path / "policy.json").write_bytes(policy.canonical())
+    settings = CoordinatorSettings(
+        data=tmp_path / "data",
+        rpc_url="http://127.0.0.1:9",
+        policy=tmp_path / "policy.json",
+        base=write_small_base(tmp_path / "base"),
+        base_name="small",
+        ipfs_api=node.api,
+    )
+    settings.data.mkdir()
+    database = Database(settings.database)
+    worker = Worker(settings, lambda: None)
+    cid = CarStore(settings.store).put({**FILES, "by": b"the worker"})
+    publish(database, 1, str(cid), manifest_of())
+    worker.tick()
+    worker._pinning._thread.join()
+    with database.reading() as session:
+        assert [pin.state for pin in pins(session)] == [State.VERIFIED]
+    assert Kubo(node.api).pinned(cid)
 
 
 def test_a_place_is_tried_soon_then_later_and_never_later_than_a_check() -> None:
