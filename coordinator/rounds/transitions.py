@@ -57,6 +57,8 @@ EXCHANGES = (
     RoundState.UNMASKING,
 )
 """Of a secret sum, in their order; keys are made when training is done."""
+_COUNTED = EXCHANGES[:3]
+"""Who answers in these may be in the sum; after them some may be silent, as the secret sum's own thresholds say."""
 GATHERING = frozenset({RoundState.OPEN, *EXCHANGES})
 """States in which a round's contributions are not complete, so that no other round merges them."""
 
@@ -154,7 +156,7 @@ def _after_exchange(standing: Standing, exchanged: Exchanged) -> Step | None:
     why = f"{len(exchanged.answered)} of {len(exchanged.asked)} members have answered."
     if not (exchanged.enough or exchanged.asked <= exchanged.answered or exchanged.ends <= standing.now):
         return None
-    if len(exchanged.answered) < standing.quorum:
+    if standing.state in _COUNTED and len(exchanged.answered) < standing.quorum:
         return Step(RoundState.FAILED, f"{why} The quorum is {standing.quorum}.")
     after = (*EXCHANGES, RoundState.MERGING)[EXCHANGES.index(standing.state) + 1]
     return Step(after, why)

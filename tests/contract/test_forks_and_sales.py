@@ -13,8 +13,9 @@ from round_parts import PLAN, adapter_for, contribution_for, reply_of, statistic
 from test_coordinator_api import ALICE, BOB, NOBODY, Coordinator, opened, score, state_of, train
 from web3.contract import Contract
 
-from client.wallet.grant import read_signals, require_own_judgement, unusable
+from client.wallet.grant import require_own_judgement, unusable
 from contracts_abi.asking import is_canonical
+from contracts_abi.facts import read_facts
 from contracts_abi.model import Snapshot, Token
 from contracts_abi.ownership.terms import Ownership, Rentals
 from contracts_abi.rpc import Rpc
@@ -234,12 +235,12 @@ def test_a_rented_token_is_shown_denied_and_the_client_agrees(
     assert "admits no rented token" in api.problem(here.give(grant, ALICE), 403, "not-allowed")
 
     snapshot = Snapshot.model_validate(answer["snapshot"])
-    signals = read_signals(own.rpc, verdicts, snapshot)
+    facts = read_facts(own.rpc, here.policy, verdicts, (own.alice.address,), snapshot)
     with pytest.raises(NotAllowed, match="broken or dishonest"):
-        require_own_judgement(here.policy, list(verdicts.values()), signals)
+        require_own_judgement(here.policy, list(verdicts.values()), facts)
     lost = unusable(own.rpc, here.policy, own.alice.address, verdicts, snapshot)
     assert lost == {rented}
-    require_own_judgement(here.policy, list(verdicts.values()), signals, lost)
+    require_own_judgement(here.policy, list(verdicts.values()), facts, lost)
     here.service.database.close()
 
 

@@ -18,7 +18,7 @@ from coordinator.database import ExchangeRow
 from coordinator.rounds import private
 from coordinator.rounds.candidate import MEAN
 from coordinator.rounds.exchange import RoundExchange
-from coordinator.rounds.transitions import RoundState
+from coordinator.rounds.transitions import RoundState, Step
 from coordinator.watching.lapses import Lapse
 from protocol.adapter import Factors
 from protocol.errors import Conflict, ContributionRefused, CoterieError, NotAllowed
@@ -63,13 +63,23 @@ def test_a_member_may_drop_out_at_any_exchange(here: PrivateRound, leaves: int, 
     assert np.array_equal(mean_of(here), here.plain_mean(*survivors))
 
 
+def test_who_is_silent_at_the_end_is_not_waited_for_nor_counted_against_the_quorum(here: PrivateRound) -> None:
+    here.plan = here.plan.model_copy(update={"quorum": 4})
+    here.ledger.move(here.round_id, Step(RoundState.CANCELLED, "To plan another."))
+    here.open("a second order")
+    for _ in range(4):
+        here.answer(*ALL)
+    assert here.answer(0, 1, 2) == RoundState.MERGING
+    assert np.array_equal(mean_of(here), here.plain_mean(*ALL))
+
+
 def test_too_few_answers_end_the_round_and_leave_the_sum_closed(here: PrivateRound) -> None:
     here.answer(*ALL)
     here.answer(*ALL)
     here.answer(*ALL)
     here.answer(0, 1)
     assert here.wait(here.plan.exchange_seconds) == RoundState.FAILED
-    assert "2 of 4 members have answered" in reason_of(here)
+    assert "Only 2 members confirmed the survivors, and it takes 3" in reason_of(here)
     with pytest.raises(Conflict, match="Only 2 members"):
         here.secret.total(here.round_id)
 
