@@ -124,8 +124,11 @@ class RoundPlan(Document):
     release_rank: Annotated[int, Field(ge=1)] = 64
     base_weight: Annotated[float, Field(ge=0)] = 0.0
     """μ: the base's own word beside everybody's, on ``prior_captions``, so that less is forgotten; 0 is none."""
-    distillation_steps: Annotated[int, Field(ge=0)] = 200
-    """Steps in which the collective, after the merge, learns to answer as the members' adapters do; 0 is none."""
+    distillation_steps: Annotated[int, Field(ge=0)] = 50
+    """Steps for each contribution, in which the collective, after the merge, learns to answer as the members' adapters
+    do; 0 is none."""
+    distillation_limit: Annotated[int, Field(ge=1)] = 2000
+    """The most steps of it, however many contribute."""
     distillation_rate: Annotated[float, Field(gt=0)] = 2e-3
     score_influence: bool = False
     """Whether members also score the collective without each contribution: what everyone is worth, for N more merges
@@ -150,6 +153,10 @@ class RoundPlan(Document):
     deadline_seconds: Annotated[int, Field(ge=1)] = 3600
     seed: int = 0
     """Of everything that is drawn alike for all; each member trains with ``seed_of`` it."""
+
+    def distillation_length(self, teachers: int) -> int:
+        """How many steps a collective of so many contributions is distilled in."""
+        return min(self.distillation_steps * teachers, self.distillation_limit)
 
     @property
     def grid(self) -> Grid:
