@@ -4,7 +4,7 @@ A wallet shows these fields in its own window, so they are the words a person re
 policy, which base, until when, for which node key. Hashes bind what does not fit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
 from eth_account import Account
@@ -17,6 +17,7 @@ from contracts_abi.model import Address, Token
 from contracts_abi.signatures import AskWallet, key_holder, signature_bytes
 from protocol.canonical import Document, sha256
 from protocol.errors import NotAllowed
+from protocol.merkle import MerkleTree
 from protocol.modes import DpTerms, Grid, Learned, Mode
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -27,14 +28,14 @@ _GRANT = (
     ("dao", "string"),
     ("member", "address"),
     ("purpose", "string"),
-    ("tokens", "Token[]"),
+    ("tokens", "string"),
+    ("tokensRoot", "bytes32"),
     ("warrant", "string"),
     ("nodeKey", "string"),
     ("policyHash", "bytes32"),
     ("baseHash", "bytes32"),
     ("expires", "uint256"),
 )
-_TOKEN = (("contract", "address"), ("tokenId", "uint256"))
 _START_ROUND = (
     ("dao", "string"),
     ("admin", "address"),
@@ -44,6 +45,9 @@ _START_ROUND = (
     ("nonce", "string"),
     ("expires", "uint256"),
 )
+
+IDS_SHOWN = 30
+"""Of each collection: a list of hundreds is nothing that a person reads in a wallet's window."""
 
 WARRANT = "Where a licence is silent on training, I warrant that I may train on my tokens."
 
@@ -70,14 +74,15 @@ class Grant(Document):
             "dao": self.dao,
             "member": self.member,
             "purpose": self.purpose,
-            "tokens": [{"contract": t.contract, "tokenId": t.token_id} for t in self.tokens],
+            "tokens": tokens_in_words(self.tokens),
+            "tokensRoot": "0x" + tokens_root(self.tokens).hex(),
             "warrant": self.warrant,
             "nodeKey": self.node_key,
             "policyHash": "0x" + self.policy_hash,
             "baseHash": "0x" + self.base_hash,
             "expires": self.expires,
         }
-        return eip712(self.chain_id, "Grant", {"Grant": _GRANT, "Token": _TOKEN}, message)
+        return eip712(self.chain_id, "Grant", {"Grant": _GRANT}, message)
 
     @property
     def grant_id(self) -> str:
@@ -243,9 +248,25 @@ def require_signer(document: Signable, signature: str, signer: str, ask_wallet: 
     )
 
 
-def tokens_hash(tokens: tuple[Token, ...]) -> str:
-    """A short name for a token list: SHA-256 over the sorted CAIP-19 identifiers, one a line."""
-    return sha256("\n".join(sorted(str(token) for token in tokens)).encode())
+def tokens_root(tokens: Sequence[Token]) -> bytes:
+    """32 bytes that stand for the list in any order: a StandardMerkleTree over ``(string)``, the CAIP-19 names.
+
+    With the list, which is in the grant and so in every manifest, anyone can check it, or prove that a token is in it.
+    """
+    return MerkleTree(("string",), [(str(token),) for token in tokens]).root if tokens else bytes(32)
+
+
+def tokens_in_words(tokens: Sequence[Token]) -> str:
+    """What a wallet's window shows of the list: how many of which collection, and the first of their ids."""
+    by_contract: dict[str, list[int]] = {}
+    for token in tokens:
+        by_contract.setdefault(token.contract, []).append(token.token_id)
+    return "; ".join(f"{len(ids)} of {contract}: {_first(sorted(ids))}" for contract, ids in by_contract.items())
+
+
+def _first(ids: Sequence[int]) -> str:
+    rest = len(ids) - IDS_SHOWN
+    return ", ".join(map(str, ids[:IDS_SHOWN])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def eip712(

@@ -1,9 +1,12 @@
 """What is signed says exactly what it says, and nothing else verifies."""
 
 from pathlib import Path
+from random import Random
 
 import pytest
+from eth_abi.abi import encode
 from eth_account import Account
+from eth_utils.crypto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +14,8 @@ from contracts_abi.model import Token
 from protocol import node_key
 from protocol.contribution import ScoreReport, SignedScoreReport
 from protocol.errors import BadInput, ContributionRefused, NotAllowed
-from protocol.grant import Grant, RoundPlan, StartRound, require_signer, sign
+from protocol.grant import IDS_SHOWN, Grant, RoundPlan, StartRound, require_signer, sign, tokens_root
+from protocol.merkle import MerkleTree
 
 MEMBER = Account.from_key("0x" + "11" * 32)
 STRANGER = Account.from_key("0x" + "22" * 32)
@@ -75,10 +79,36 @@ def test_a_signature_that_is_none_is_refused_in_one_sentence(key: Path, signatur
         require_signer(grant(key), signature, MEMBER.address)
 
 
-def test_the_wallet_is_shown_every_token_and_the_warrant(key: Path) -> None:
+def test_the_wallet_is_shown_which_tokens_in_words_and_the_warrant(key: Path) -> None:
     message = grant(key, warrant="I warrant").typed_data()["message"]
-    assert message["tokens"] == [{"contract": TOKEN.contract, "tokenId": 7}]
+    assert message["tokens"] == f"1 of {TOKEN.contract}: 7"
     assert message["warrant"] == "I warrant"
+    many = tuple(TOKEN.model_copy(update={"token_id": n}) for n in range(IDS_SHOWN + 5))
+    shown = grant(key, tokens=many).typed_data()["message"]["tokens"]
+    assert shown.startswith(f"{IDS_SHOWN + 5} of {TOKEN.contract}: 0, 1, 2") and shown.endswith("and 5 more")
+
+
+def test_the_signature_binds_tokens_that_the_wallet_has_no_room_to_show(key: Path) -> None:
+    many = [TOKEN.model_copy(update={"token_id": n}) for n in range(IDS_SHOWN + 5)]
+    other = [*many[:-1], TOKEN.model_copy(update={"token_id": 999})]
+    meant, swapped = grant(key, tokens=tuple(many)), grant(key, tokens=tuple(other))
+    assert meant.typed_data()["message"]["tokens"] == swapped.typed_data()["message"]["tokens"]
+    with pytest.raises(NotAllowed, match="changed after signing"):
+        require_signer(swapped, sign(meant, MEMBER.key.hex()), MEMBER.address)
+
+
+@given(st.sets(st.integers(0, 2**256 - 1), min_size=1, max_size=40), st.randoms())
+def test_the_root_stands_for_the_tokens_in_any_order_and_proves_each_of_them(ids: set[int], chance: Random) -> None:
+    tokens = [TOKEN.model_copy(update={"token_id": one}) for one in ids]
+    root = tokens_root(tokens)
+    chance.shuffle(tokens)
+    assert tokens_root(tokens) == root
+    assert len(tokens) == 1 or tokens_root(tokens[1:]) != root
+    tree = MerkleTree(("string",), [(str(token),) for token in tokens])
+    node = keccak(keccak(encode(["string"], [str(tokens[0])])))
+    for beside in tree.proof(0):
+        node = keccak(min(node, beside) + max(node, beside))
+    assert node == root
 
 
 def test_a_start_of_a_round_binds_its_whole_plan() -> None:
