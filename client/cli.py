@@ -30,6 +30,7 @@ from client.options import Home, Keystore, RpcUrl, ask_password
 from client.progress import ProgressTail
 from client.pull.fetch import fetch_release
 from client.revoke import revoke
+from client.verify.command import verify
 from client.wallet.consent import consent_panel, verdict_table
 from client.wallet.device import OwnChain, code_panel, granted_sentence, qr, require_granted_here, wait_for_grant
 from client.wallet.grant import (
@@ -198,6 +199,7 @@ def pull(
 
 app.command()(adapter)
 app.command()(train)
+app.command()(verify)
 app.command()(revoke)
 
 
