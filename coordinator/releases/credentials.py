@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from protocol.canonical import Document
+from protocol.errors import BadInput, Unreachable
 
 CERTIFICATES, KEY = "certificates.pem", "key.pem"
 SELF_MADE = "Coterie, self-made: nobody vouches for it"
@@ -38,8 +39,16 @@ class Drawn(Document):
 
 
 def credentialed(png: bytes, drawn: Drawn, folder: Path) -> bytes:
-    """The picture with credentials signed by the certificate in ``folder``, which is made if there is none."""
-    from c2pa import Builder, C2paSignerInfo, Context, Settings, Signer
+    """The picture with credentials signed by the certificate in ``folder``, which is made if there is none.
+
+    Raises:
+        Unreachable: c2pa-python is not installed.
+        BadInput: the certificate does not sign.
+    """
+    try:
+        from c2pa import Builder, C2paError, C2paSignerInfo, Context, Settings, Signer
+    except (ImportError, OSError) as error:
+        raise Unreachable("The sample sheet cannot be signed.", "Install coterie[coordinator].") from error
 
     make_certificate(folder, drawn.dao)
     chain, key = (folder / CERTIFICATES).read_text(), (folder / KEY).read_text()
@@ -54,10 +63,16 @@ def credentialed(png: bytes, drawn: Drawn, folder: Path) -> bytes:
         ],
     }
     settings = Settings.from_dict({"builder": {"thumbnail": {"enabled": False}}})
-    signer = Signer.from_info(C2paSignerInfo("es256", chain.encode(), key.encode(), None))
     signed = io.BytesIO()
-    with Builder.from_json(json.dumps(claim), Context(settings)) as builder:
-        builder.sign(signer, "image/png", io.BytesIO(png), signed)
+    try:
+        signer = Signer.from_info(C2paSignerInfo("es256", chain.encode(), key.encode(), None))
+        with Builder.from_json(json.dumps(claim), Context(settings)) as builder:
+            builder.sign(signer, "image/png", io.BytesIO(png), signed)
+    except C2paError as error:
+        raise BadInput(
+            f"The certificate in {folder} does not sign: {str(error)[:200]}.",
+            f"Put a C2PA certificate and its P-256 key there, or remove both {CERTIFICATES} and {KEY}.",
+        ) from error
     return signed.getvalue()
 
 

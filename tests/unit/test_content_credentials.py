@@ -12,6 +12,7 @@ from cryptography.x509.oid import NameOID
 from PIL import Image
 
 from coordinator.releases.credentials import ASSERTION, CERTIFICATES, KEY, SELF_MADE, Drawn, credentialed
+from protocol.errors import BadInput
 
 DRAWN = Drawn(dao="Nöuns", round_id="ab", base="small", base_hash="0" * 64, adapter_sha256="0" * 64, licence="CC0")
 
@@ -56,3 +57,10 @@ def test_the_certificate_is_made_once_says_what_it_is_and_keeps_its_key_to_its_o
 def test_no_credentials_are_read_out_of_a_picture_without_any() -> None:
     with pytest.raises(C2paError.ManifestNotFound):
         json.loads(Reader("image/png", io.BytesIO(picture())).json())
+
+
+def test_a_certificate_that_cannot_sign_is_told_in_a_sentence(tmp_path: Path) -> None:
+    credentialed(picture(), DRAWN, tmp_path)
+    (tmp_path / CERTIFICATES).write_text("no certificate")
+    with pytest.raises(BadInput, match="does not sign"):
+        credentialed(picture(), DRAWN, tmp_path)
