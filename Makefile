@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEVCHAIN := deploy/devchain
+IPFS := deploy/ipfs
 DEMO_OUT := demo-out
 
 # Several small models train side by side: one thread each, and no thread may spin while it waits.
@@ -18,6 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 INSTALLED := $(VENV)/.installed
 PACKAGES := $(DEVCHAIN)/node_modules/.installed
+NODE := $(IPFS)/node_modules/.installed
 CONTRACTS := $(DEVCHAIN)/build/.compiled
 
 .PHONY: help setup demo test test-fast check clean bench-train bench-merge bench-chain bench-quality
@@ -26,16 +28,16 @@ help:
 	@echo "make demo             run a whole DAO on this machine; ONCE=1 ends it when the story is told"
 	@echo "make test             all checks and tests"
 	@echo "make test-fast        the tests that need no server and no training, under a minute"
-	@echo "make setup            only install: Python packages into $(VENV), the dev chain's npm packages"
+	@echo "make setup            only install: Python packages into $(VENV), npm packages of the dev chain and of an IPFS node"
 	@echo "make bench-train      time a training step against the least that any engine must do; some minutes"
 	@echo "make bench-merge      time merges of 10, 100 and 1000 members and their errors beside other ways; half an hour, 8 GB"
 	@echo "make bench-chain      time who holds 10,000 tokens, beside web3.py and Multicall3; a minute"
 	@echo "make bench-quality    measure what a collective is worth beside other ways to train one; hours, RESUME=1 goes on"
 	@echo "make clean            remove everything that was made here"
 
-setup: $(INSTALLED) $(PACKAGES) $(CONTRACTS)
+setup: $(INSTALLED) $(PACKAGES) $(CONTRACTS) $(NODE)
 
-demo: setup
+demo: $(INSTALLED) $(PACKAGES) $(CONTRACTS)
 	@$(BIN)/python -m deploy.demo --out $(DEMO_OUT) $(if $(filter-out 0,$(ONCE)),--once)
 
 # $(call part,NAME,COMMAND): a part that fails says which one it was.
@@ -67,7 +69,7 @@ bench-quality: setup
 	@$(BIN)/python -m bench.quality --docs docs $(if $(filter-out 0,$(RESUME)),--resume)
 
 clean:
-	rm -rf $(VENV) $(DEVCHAIN)/node_modules $(DEVCHAIN)/build $(DEMO_OUT) build ./*.egg-info
+	rm -rf $(VENV) $(DEVCHAIN)/node_modules $(DEVCHAIN)/build $(IPFS)/node_modules $(DEMO_OUT) build ./*.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
@@ -84,6 +86,11 @@ $(PACKAGES): $(DEVCHAIN)/package.json $(DEVCHAIN)/package-lock.json
 		|| { echo "The dev chain needs Node 20 or newer." >&2; exit 1; }
 	@echo "== npm packages of the dev chain"
 	@cd $(DEVCHAIN) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(NODE): $(IPFS)/package.json $(IPFS)/package-lock.json
+	@echo "== npm packages of an IPFS node, for the tests"
+	@cd $(IPFS) && npm ci --omit=optional --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 $(CONTRACTS): $(PACKAGES) $(wildcard $(DEVCHAIN)/contracts/*.sol) $(DEVCHAIN)/compile.mjs

@@ -76,7 +76,13 @@ class IpfsBase:
     def fetch(self, gateways: Sequence[str], show: Callable[[int], None] | None = None) -> None:
         """Download it whole or not at all, every block checked; Unreachable if no gateway gave it."""
         fetch_release(
-            self.cid, gateways, self.folder, max_bytes=MAX_BASE_BYTES, timeout_s=FETCH_TIMEOUT_S, progress=show
+            self.cid,
+            gateways,
+            self.folder,
+            max_bytes=MAX_BASE_BYTES,
+            timeout_s=FETCH_TIMEOUT_S,
+            progress=show,
+            keep=self.home / "partial",
         )
 
 

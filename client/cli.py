@@ -28,7 +28,8 @@ from client.node.rotation import begin_rotation, undo_rotation
 from client.node.supernode import SuperNodeProcess
 from client.options import Home, Keystore, RpcUrl, ask_password
 from client.progress import ProgressTail
-from client.pull.fetch import fetch_release
+from client.pull.command import pull
+from client.pull.sample import sample
 from client.revoke import revoke
 from client.verify.command import verify
 from client.wallet.consent import consent_panel, verdict_table
@@ -45,13 +46,8 @@ from client.wallet.sign_in import require_own_domain
 from contracts_abi.rpc import Rpc
 from protocol import node_key
 from protocol.base import base_hash
-from protocol.canonical import sha256
 from protocol.errors import BadInput, CoterieError, NotAllowed
 from protocol.grant import Grant
-from protocol.manifest import Manifest
-
-MAX_RELEASE_BYTES = 8 << 30
-PULL_TIMEOUT_S = 1800.0
 
 console = Console()
 
@@ -85,7 +81,8 @@ Your pictures stay on your machine. It learns from them here and sends only what
 [bold]To take part:[/] coterie nfts URL shows which of your NFTs the DAO would train on, and why; coterie join URL
 takes part. URL is the address of your DAO's coordinator.
 
-[bold]To use a model:[/] coterie pull CID --gateway URL --into FOLDER fetches a published one and checks every byte.
+[bold]To use a model:[/] coterie pull CID --gateway URL fetches a published one and checks every byte; --comfyui FOLDER
+puts it where ComfyUI finds it.
 """,
 )
 
@@ -166,37 +163,8 @@ def rotate_key(
 app.command()(nfts)
 
 
-@app.command()
-def pull(
-    cid: Annotated[str, typer.Argument(metavar="CID", help="The release's content identifier; it begins with baf.")],
-    gateway: Annotated[list[str], typer.Option(help="IPFS gateway to fetch from; several are tried in order.")],
-    into: Annotated[Path, typer.Option(help="Folder to make; it must not exist yet.")],
-) -> None:
-    """Fetch a published model and check every byte against its CID, so that no gateway has to be trusted."""
-    with console.status("Fetching …") as status:
-
-        def show(received: int) -> None:
-            status.update(f"Fetching … {received / 1e6:.1f} MB")
-
-        folder = fetch_release(cid, gateway, into, max_bytes=MAX_RELEASE_BYTES, timeout_s=PULL_TIMEOUT_S, progress=show)
-    manifest = _read_manifest(folder)
-    members = len({contribution.member for contribution in manifest.contributions})
-    console.print(f"[green]Verified:[/] {escape(manifest.dao)}, round {manifest.round_id} ({manifest.kind})")
-    console.print(f"{len(manifest.contributions)} contributions by {members} members, {manifest.licence}")
-    for removal in manifest.removals:
-        what = removal.token or f"contribution {removal.contribution_id}"
-        console.print(f"Removed: {what}: {escape(removal.reason)}", highlight=False)
-    for one in manifest.unproven:
-        console.print(
-            f"[yellow]Not checked:[/] {one.member} is a contract wallet; whether it signed its grant, only chain "
-            f"{one.grant.chain_id} can say.",
-            highlight=False,
-        )
-    console.print(
-        f"Files are in {folder}. In diffusers: pipe.load_lora_weights({str(folder)!r})", highlight=False, soft_wrap=True
-    )
-
-
+app.command()(pull)
+app.command()(sample)
 app.command()(adapter)
 app.command()(train)
 app.command()(verify)
@@ -328,20 +296,6 @@ def _run_node(dao: Dao, settings: MemberSettings) -> None:
                 time.sleep(0.25)
     except KeyboardInterrupt:
         console.print("Left. Your grant stays; join again to go on.")
-
-
-def _read_manifest(folder: Path) -> Manifest:
-    """The release's manifest, its files and signatures checked."""
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise BadInput(f"{folder} holds no manifest.json, so it is no release of Coterie.", "Check the CID.")
-    try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        raise BadInput("The release's manifest cannot be read.", "Its version and yours may differ.") from error
-    others = [file for file in folder.rglob("*") if file.is_file() and file != path]
-    manifest.check({file.relative_to(folder).as_posix(): sha256(file.read_bytes()) for file in others})
-    return manifest
 
 
 def _as_ctrl_c(number: int, frame: FrameType | None) -> None:

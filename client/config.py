@@ -54,6 +54,8 @@ class MemberSettings(BaseSettings):
     """For ``ar:`` addresses, tried in order. Their word is believed; none means that such tokens are left out."""
     allow_https: bool = True
     """Whether web servers that tokens name are asked, which shows them this machine's address. The member's alone."""
+    ipfs_api: str = ""
+    """The RPC of an IPFS node of the member's own, to fetch releases from first: a multiaddr or a URL."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads for training; none means that the machine is timed once, and the fastest number taken."""
     training: TrainingOptions = TrainingOptions()

@@ -11,6 +11,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -121,6 +122,26 @@ def worker(config: Config = DEFAULT_CONFIG) -> None:
 
     settings = _settings(config)
     Worker(settings, lambda: superlink_control(settings)).run(_stop_on_signals())
+
+
+@app.command("pins")
+def show_pins(
+    config: Config = DEFAULT_CONFIG,
+    now: Annotated[bool, typer.Option("--now", help="Have the worker look at everything at once.")] = False,
+) -> None:
+    """Show where every release is kept beside the local store, and how it stands there."""
+    from coordinator.releases.pinning import check_all, pins
+
+    database = Database(_settings(config).database)
+    if now:
+        with database.writing() as session:
+            check_all(session)
+    table = Table("release", "place", "state", "checked (UTC)", "why")
+    with database.reading() as session:
+        for one in pins(session):
+            checked = datetime.fromtimestamp(one.checked_at, UTC).strftime("%Y-%m-%d %H:%M") if one.checked_at else ""
+            table.add_row(one.cid, one.place, one.state, checked, escape(one.reason))
+    out.print(table if table.row_count else "Releases are in the local store and nowhere else.")
 
 
 @round_app.command("start")

@@ -49,6 +49,16 @@ class CoordinatorSettings(BaseSettings):
     ens_registry: str = ENS_REGISTRY
     gateways: tuple[str, ...] = ()
     """IPFS gateways for readers of releases, beside this coordinator's own."""
+    ipfs_api: str = ""
+    """The RPC of an IPFS node to pin releases at: a multiaddr or a URL; none when left empty."""
+    pinning_service: str = ""
+    """The endpoint of a Pinning Service API to pin releases at; none when left empty."""
+    pinning_token: SecretStr = SecretStr("")
+    """What the pinning service knows us by."""
+    mirrors: tuple[str, ...] = ()
+    """Gateways that are to serve every release; they are looked at, not written to."""
+    pin_check_minutes: Annotated[float, Field(gt=0)] = 360.0
+    """How often every release is looked at everywhere, and put back where it was lost."""
     database_url: str = ""
     """SQLAlchemy URL; a SQLite file in the data folder when left empty."""
     scoring_timeout_seconds: Annotated[float, Field(gt=0)] = 120.0

@@ -196,6 +196,24 @@ class ReleaseRow(Base):
     published_at: Mapped[int]
 
 
+class PinRow(Base):
+    """A release at a place beside the local store."""
+
+    __tablename__ = "pins"
+
+    cid: Mapped[str] = mapped_column(primary_key=True)
+    place: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    reason: Mapped[str] = mapped_column(default="")
+    request: Mapped[str] = mapped_column(default="")
+    """What the place calls our request."""
+    tries: Mapped[int] = mapped_column(default=0)
+    """In vain, since it stood there last."""
+    checked_at: Mapped[int | None] = mapped_column(default=None)
+    due_at: Mapped[int | None]
+    """When to look again; never where it is let go."""
+
+
 class ActRow(Base):
     """An order that was carried out (a cancel, a removal, a revocation), as it was signed."""
 

@@ -15,6 +15,9 @@ from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
 from coordinator.eligibility.policies import keep
 from coordinator.flower.exchange import Exchange
+from coordinator.releases.pinning import Pinning
+from coordinator.releases.places import places_of
+from coordinator.releases.store import CarStore
 from coordinator.rounds.checks import adapted_layers
 from coordinator.rounds.exchange import RoundExchange
 from coordinator.rounds.ledger import Ledger
@@ -59,6 +62,13 @@ def secret_sums_of(
 ) -> SecretSums:
     """The same rounds' secret sums."""
     return SecretSums(database, settings.loaded_policy, settings.contributions, clock)
+
+
+def pinning_of(
+    settings: CoordinatorSettings, database: Database, store: CarStore, clock: Callable[[], float] = time.time
+) -> Pinning:
+    """What keeps releases at other places. Raises BadInput when a setting is no address."""
+    return Pinning(database, store, places_of(settings), settings.pin_check_minutes * 60, clock)
 
 
 def sources_of(settings: CoordinatorSettings) -> Sources:

@@ -19,6 +19,10 @@ _ROOTS = b"\xa2\x65roots"
 _VERSION_1 = b"\x67version\x01"
 
 
+class CutOff(BadInput):
+    """The CAR ends in the middle: what came before is right, and the rest may be had elsewhere."""
+
+
 @dataclass(frozen=True)
 class Section(Block):
     """A block and where its bytes start in the CAR."""
@@ -33,8 +37,13 @@ def encode_car(root: Cid, blocks: Iterable[Block]) -> Iterator[bytes]:
     header = _ROOTS + b"\x81\xd8\x2a\x58" + bytes([len(address)]) + address + _VERSION_1
     yield varint(len(header)) + header
     for block in blocks:
-        cid = bytes(block.cid)
-        yield varint(len(cid) + len(block.data)) + cid + block.data
+        yield encode_section(block)
+
+
+def encode_section(block: Block) -> bytes:
+    """One block as it stands in a CAR."""
+    cid = bytes(block.cid)
+    return varint(len(cid) + len(block.data)) + cid + block.data
 
 
 def write_car(root: Cid, blocks: Iterable[Block], stream: BinaryIO) -> int:
@@ -46,12 +55,13 @@ def read_car(stream: BinaryIO, max_bytes: int) -> tuple[tuple[Cid, ...], Iterato
     """The roots named in the header, and every block in order, its hash checked.
 
     Neither says that the blocks are complete or belong to a root: walk the DAG from the CID you asked for. BadInput
-    for a stream that is malformed, cut off or longer than ``max_bytes``; ContentMismatch for a wrong hash.
+    for a stream that is malformed or longer than ``max_bytes``, its kind CutOff for one that ends in the middle;
+    ContentMismatch for a wrong hash.
     """
     source = _Input(stream, max_bytes)
     size = source.varint(MAX_HEADER_BYTES)
     if size is None:
-        raise BadInput("The CAR is empty.")
+        raise CutOff("The CAR is empty.")
     return _roots(source.take(size)), _sections(source)
 
 
@@ -61,14 +71,27 @@ class Car:
     Blocks are known by their hash alone, so a CID of version 0 finds what was stored under version 1.
     """
 
-    def __init__(self, stream: BinaryIO, max_bytes: int) -> None:
+    def __init__(self, stream: BinaryIO, max_bytes: int, *, may_be_cut: bool = False) -> None:
+        """Raises as ``read_car`` does; with ``may_be_cut`` an end in the middle is told by ``cut`` instead."""
         self._stream = stream
-        self.roots, sections = read_car(stream, max_bytes)
-        self._places = {section.cid.digest: (section.offset, len(section.data)) for section in sections}
+        self._places: dict[bytes, tuple[int, int]] = {}
+        self.roots: tuple[Cid, ...] = ()
+        self.cut: CutOff | None = None
+        try:
+            self.roots, sections = read_car(stream, max_bytes)
+            for section in sections:
+                self._places[section.cid.digest] = (section.offset, len(section.data))
+        except CutOff as cut:
+            if not may_be_cut:
+                raise
+            self.cut = cut
 
     def __len__(self) -> int:
         """The number of different blocks."""
         return len(self._places)
+
+    def __contains__(self, cid: Cid) -> bool:
+        return cid.digest in self._places
 
     def get(self, cid: Cid) -> bytes:
         """The block's bytes; ContentMismatch where the CAR lacks it, because then it is not what was asked for."""
@@ -96,7 +119,7 @@ class _Input:
         while missing:
             part = self._stream.read(missing)
             if not part:
-                raise BadInput(f"The CAR is cut off after {self.offset + count - missing} bytes.")
+                raise CutOff(f"The CAR is cut off after {self.offset + count - missing} bytes.")
             parts.append(part)
             missing -= len(part)
         self.offset += count

@@ -457,9 +457,15 @@ def subdag(root: Cid, get: Get) -> Iterator[Block]:
         seen.add(cid)
         block = Block(cid, load(cid, get))
         yield block
-        if cid.codec == DAG_PB:
-            links, _ = _dag_pb_fields(cid, block.data)
-            stack.extend(link.cid for link in reversed(links))
+        stack.extend(reversed(children(cid, block.data)))
+
+
+def children(cid: Cid, data: bytes) -> tuple[Cid, ...]:
+    """What a checked block links to, in its order; nothing for a raw one. BadInput if it is no dag-pb."""
+    if cid.codec == RAW:
+        return ()
+    links, _ = _dag_pb_fields(cid, data)
+    return tuple(link.cid for link in links)
 
 
 def _entries(cid: Cid, node: _Unixfs) -> dict[str, Cid]:

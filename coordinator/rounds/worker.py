@@ -29,7 +29,7 @@ from coordinator.rounds.secret import SecretSums
 from coordinator.rounds.transitions import RoundState, Step, next_step
 from coordinator.watching.forks import Forks
 from coordinator.watching.watcher import Watcher
-from coordinator.wiring import ledger_of, secret_sums_of, sources_of
+from coordinator.wiring import ledger_of, pinning_of, secret_sums_of, sources_of
 from protocol.adapter import load_adapter
 from protocol.contribution import CandidateName, ScoreReport
 from protocol.errors import BadInput, Conflict, CoterieError, NotAllowed
@@ -69,6 +69,7 @@ class Worker:
         self._ledger: Ledger = ledger_of(settings, database)
         self._secret: SecretSums = secret_sums_of(settings, database)
         self._store = CarStore(settings.store)
+        self._pinning = pinning_of(settings, database, self._store)
         self._rpc = rpc = Rpc(settings.rpc_url)
         policy, sources = settings.loaded_policy, sources_of(settings)
         forks = Forks(rpc, self._ledger, lambda grant, at: opening_verdicts(rpc, policy, grant, at, sources))
@@ -84,7 +85,7 @@ class Worker:
                 stop.wait(self._settings.poll_seconds)
 
     def tick(self) -> None:
-        """Look at the chain once, and at every round that has not ended."""
+        """Look at the chain once, at every round that has not ended, and at what is due elsewhere."""
         try:
             self._watcher.step()
         except CoterieError as error:
@@ -97,6 +98,7 @@ class Worker:
             except CoterieError as error:
                 log.warning("the round rests", round_id=round_id, reason=str(error))
                 self._resting[round_id] = time.monotonic() + REST_SECONDS
+        self._pinning.tick()
 
     def advance(self, round_id: str) -> None:
         """Do what is due of one round, until it waits for something."""

@@ -1,6 +1,7 @@
 """Our CIDs are those that js ipfs-unixfs-importer 17 gives under the profile unixfs-v1-2025."""
 
 import base64
+import io
 import json
 import os
 import subprocess
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from deploy.ipfs.node import IpfsNode
+from ipfs.kubo import Kubo
 from protocol.errors import BadInput
-from protocol.unixfs import MAX_DIRECTORY_BYTES, UNIXFS_V1_2025, Profile, build_directory
+from protocol.unixfs import MAX_DIRECTORY_BYTES, UNIXFS_V1_2025, Profile, build_directory, build_file
 
 DEVCHAIN = Path(__file__).parents[2] / "deploy" / "devchain"
 CHUNK = 1024 * 1024
@@ -67,6 +70,37 @@ def test_the_largest_folder_that_is_one_block():
     assert our_cids([largest]) == js_cids([largest])
     with pytest.raises(BadInput, match="sub-folders"):
         build_directory({**files, "x" * 100: b""})
+
+
+shapes = st.builds(Profile, st.integers(1, 9), st.integers(2, 5))
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(shapes, st.lists(st.tuples(st.integers(0, 130), st.integers(-1, 1)), min_size=1, max_size=20))
+def test_files_around_every_border_of_chunks_and_levels(shape, borders):
+    sizes = [max(0, chunks * shape.chunk_bytes + beside) for chunks, beside in borders]
+    levels = [shape.links**level * shape.chunk_bytes + beside for level in range(1, 4) for beside in (-1, 0, 1)]
+    folders = [{"file": bytes(number % 251 for number in range(size))} for size in [*sizes, *levels]]
+    assert our_cids(folders, shape) == js_cids(folders, shape)
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(-3, 3)), min_size=1, max_size=4))
+def test_files_beside_every_border_of_a_mebibyte(borders):
+    sizes = [max(0, chunks * CHUNK + beside) for chunks, beside in borders]
+    folders = [{"a/b": bytes([index]) * size} for index, size in enumerate(sizes)]
+    assert our_cids(folders) == js_cids(folders)
+
+
+def test_a_real_node_gives_the_same_addresses():
+    sizes = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 3 * CHUNK + 7]
+    profile = {"chunker": f"size-{CHUNK}", "cid-base": "base32"}
+    with IpfsNode() as node:
+        client = Kubo(node.api)._client
+        for size in sizes:
+            data = bytes(range(256)) * (size // 256) + bytes(size % 256)
+            added = client.add(io.BytesIO(data), raw_leaves=True, cid_version=1, opts=dict(profile))
+            assert added["Hash"] == str(build_file(data)[0]), size
 
 
 letters = st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/\\")

@@ -12,7 +12,7 @@ import pytest
 from c2pa import Reader
 from conftest import Chain
 from eth_account import Account
-from release_parts import publishing_policy, small_base, unpacked
+from published_parts import publishing_policy, small_base, unpacked
 from test_coordinator_api import ALICE, BOB, CAROL, Coordinator, opened, score, train
 from typer.testing import CliRunner, Result
 from web3.exceptions import ContractLogicError

@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
-from release_parts import unpack_car
+from published_parts import unpack_car
 
 from merging.recompute import recompute
 from protocol.adapter import load_adapter

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("bases", "client", "contracts_abi", "coordinator", "deploy", "processes", "protocol")
+ROOMS = ("bases", "client", "contracts_abi", "coordinator", "deploy", "ipfs", "processes", "protocol")
 FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py")) if "node_modules" not in path.parts]
 PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 CALLS = {("torch", "load"), ("torch", "save")}
