@@ -1,9 +1,7 @@
 """``coterie verify``: fetch if need be, ask everything that can be asked here, say what was not."""
 
 import json
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,18 +10,20 @@ from rich.console import Console
 
 from client.config import load_settings
 from client.options import Home
-from client.pull.fetch import fetch_release
+from client.pull.command import LATEST, bring, find
 from contracts_abi.rpc import Rpc
 from protocol.errors import BadInput
 from protocol.unixfs import Cid
 from protocol.verification import Check, Outcome, Report, check_chain, check_papers, read_release, report_table
 
-MAX_RELEASE_BYTES = 8 << 30
-FETCH_SECONDS = 1800.0
-
 
 def verify(
-    release: Annotated[str, typer.Argument(metavar="RELEASE", help="A pulled release's folder, or a CID to fetch.")],
+    release: Annotated[
+        str,
+        typer.Argument(
+            metavar="RELEASE", help="A pulled release's folder; or a CID, a coordinator's URL or latest, to fetch."
+        ),
+    ],
     cid: Annotated[str | None, typer.Option(help="What the folder should be: the CID that the DAO published.")] = None,
     gateway: Annotated[
         list[str] | None, typer.Option(help="IPFS gateway to fetch a CID from; several are tried in order.")
@@ -43,13 +43,13 @@ def verify(
     Every check is named, with what was found; what could not be checked is said too. The exit status is 1 when
     anything is wrong.
     """
-    with _folder(release, gateway, home) as (folder, named):
-        found = read_release(folder)
-        checks = check_papers(found, cid or named)
-        if chain:
-            checks += check_chain(found, Rpc(chain))
-        if recompute:
-            checks += _merged_again(folder, contributions)
+    folder, named = _found(release, gateway, home)
+    found = read_release(folder)
+    checks = check_papers(found, cid or named)
+    if chain:
+        checks += check_chain(found, Rpc(chain))
+    if recompute:
+        checks += _merged_again(folder, contributions)
     report = Report(cid=found.cid, checks=tuple(checks))
     _say(report, as_json, asked_chain=bool(chain), merged=recompute)
     if not report.holds:
@@ -64,23 +64,20 @@ def _merged_again(folder: Path, contributions: Path | None) -> list[Check]:
     return recompute(read_release(folder), contributions)
 
 
-@contextmanager
-def _folder(release: str, gateways: Sequence[str] | None, home: Path | None) -> Iterator[tuple[Path, str | None]]:
-    """The release's folder, and the CID by which it was fetched, if it was."""
+def _found(release: str, gateways: Sequence[str] | None, home: Path | None) -> tuple[Path, str | None]:
+    """The release's folder, fetched unless it is there, and the CID by which it is known, if it is."""
     if Path(release).is_dir():
-        yield Path(release), None
-        return
-    try:
-        Cid.parse(release)
-    except BadInput as error:
-        raise BadInput(f"{release} is neither a folder nor a CID.", "Name a pulled release's folder.") from error
-    asked = gateways or load_settings(home).gateways
-    if not asked:
-        raise BadInput("There is no gateway to fetch the release from.", "Name one with --gateway, or pull it first.")
-    with tempfile.TemporaryDirectory() as work:
-        into = Path(work) / "release"
-        fetch_release(release, list(asked), into, max_bytes=MAX_RELEASE_BYTES, timeout_s=FETCH_SECONDS)
-        yield into, release
+        return Path(release), None
+    if release != LATEST and "://" not in release:
+        try:
+            Cid.parse(release)
+        except BadInput as error:
+            raise BadInput(
+                f"{release} is neither a folder nor a CID.", "Name a pulled release's folder, a CID or a coordinator."
+            ) from error
+    settings = load_settings(home)
+    wanted = find(release, settings)
+    return bring(release, settings, gateways or ()), wanted.cid
 
 
 def _say(report: Report, as_json: bool, *, asked_chain: bool, merged: bool) -> None:

@@ -372,3 +372,14 @@ def test_a_folder_that_is_no_release_is_told_so(tmp_path: Path) -> None:
     assert told.exit_code == 1 and "is no release of Coterie" in told.output
     told = CliRunner().invoke(app, ["verify", "nowhere"])
     assert told.exit_code == 1 and "neither a folder nor a CID" in told.output
+
+
+def test_a_release_is_fetched_by_its_cid_and_then_checked(release: Published, tmp_path: Path) -> None:
+    cars = release.here.settings.store
+    home = tmp_path / "home"
+    pulled = CliRunner().invoke(app, ["pull", release.cid, "--cars", str(cars), "--home", str(home)])
+    assert pulled.exit_code == 0, pulled.output
+    told = CliRunner().invoke(app, ["verify", release.cid, "--home", str(home), "--json"])
+    assert told.exit_code == 0, told.output
+    found = {one["name"]: one["outcome"] for one in json.loads(told.output)["checks"]}
+    assert found["content identifier"] == "passed"
