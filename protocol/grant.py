@@ -5,7 +5,7 @@ policy, which base, until when, for which node key. Hashes bind what does not fi
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 from eth_account import Account
 from eth_account.messages import encode_typed_data
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from contracts_abi.model import Address, Token
 from contracts_abi.signatures import AskWallet, key_holder, signature_bytes
-from protocol.canonical import Document, sha256
+from protocol.canonical import Document, Growing, sha256
 from protocol.errors import NotAllowed
 from protocol.modes import DpTerms, Grid, Learned, Mode
 
@@ -92,8 +92,10 @@ class SignedGrant(Document):
     signature: str
 
 
-class RoundPlan(Document):
+class RoundPlan(Growing):
     """How a round trains and merges: the same for every member."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"distillation_limit"})
 
     rank: Annotated[int, Field(ge=1, le=128)] = 8
     """LoRA rank that members train at, and the most the coordinator takes."""
@@ -124,8 +126,11 @@ class RoundPlan(Document):
     release_rank: Annotated[int, Field(ge=1)] = 64
     base_weight: Annotated[float, Field(ge=0)] = 0.0
     """μ: the base's own word beside everybody's, on ``prior_captions``, so that less is forgotten; 0 is none."""
-    distillation_steps: Annotated[int, Field(ge=0)] = 200
-    """Steps in which the collective, after the merge, learns to answer as the members' adapters do; 0 is none."""
+    distillation_steps: Annotated[int, Field(ge=0)] = 50
+    """Steps for each contribution, in which the collective, after the merge, learns to answer as the members' adapters
+    do; 0 is none."""
+    distillation_limit: Annotated[int, Field(ge=1)] = 2000
+    """The most steps of it, however many contribute."""
     distillation_rate: Annotated[float, Field(gt=0)] = 2e-3
     score_influence: bool = False
     """Whether members also score the collective without each contribution: what everyone is worth, for N more merges
@@ -150,6 +155,10 @@ class RoundPlan(Document):
     deadline_seconds: Annotated[int, Field(ge=1)] = 3600
     seed: int = 0
     """Of everything that is drawn alike for all; each member trains with ``seed_of`` it."""
+
+    def distillation_length(self, teachers: int) -> int:
+        """How many steps a collective of so many contributions is distilled in."""
+        return min(self.distillation_steps * teachers, self.distillation_limit)
 
     @property
     def grid(self) -> Grid:

@@ -116,6 +116,7 @@ class Distillation(Document):
 
     teachers: int
     """Contributions whose adapters it learned from."""
+    steps: int | None = None
     lessons: int
     first_loss: float
     last_loss: float

@@ -55,7 +55,8 @@ def work_of(unit: Unit, plan: RoundPlan, pictures: int, rows: Sequence[Row]) -> 
     for row in rows:
         total += Work(plan.steps * row.lots(unit.members), pictures, _looks(row, unit.members, owned))
         if row.name == DISTILLED:
-            total += Work(plan.distillation_steps, DRAWN_EACH_STATISTICS * plan.statistics_pictures * unit.members, 0)
+            drawn = DRAWN_EACH_STATISTICS * plan.statistics_pictures * unit.members
+            total += Work(plan.distillation_length(unit.members), drawn, 0)
     for shared in {row.needs for row in rows} - {None}:
         drawn = DRAWN_EACH_STATISTICS * plan.statistics_pictures * unit.members if shared == "own" else 0
         total += Work(plan.steps * unit.members, drawn, 0)

@@ -27,7 +27,7 @@ from protocol.grant import RoundPlan
 
 RESULTS = "results.json"
 AFTER_TRAINING = (
-    *("regularisation", "tail", "release_rank", "distillation_steps", "distillation_rate"),
+    *("regularisation", "tail", "release_rank", "distillation_steps", "distillation_limit", "distillation_rate"),
     *("gains", "quorum", "deadline_seconds"),
 )
 """Fields of the plan that no member's training depends on."""

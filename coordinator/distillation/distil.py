@@ -57,17 +57,18 @@ def distil(
         raise BadInput("There is no contribution to distil from.")
     pairs = _pairs(start, base.device)
     weights = [factor for pair in pairs.values() for factor in pair]
+    steps = plan.distillation_length(sum(share > 0 for share in shares))
     optimizer = torch.optim.AdamW(weights, plan.distillation_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, plan.distillation_steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     texts = [base.embed(one.captions) for one in lessons]
     with _attached(base, pairs):
-        for step, batch in enumerate(_batches(lessons, shares, plan), start=1):
+        for step, batch in enumerate(_batches(lessons, shares, plan, steps), start=1):
             loss = _loss(base, lessons, texts, batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
-            progress(step, plan.distillation_steps, float(loss.detach()))
+            progress(step, steps, float(loss.detach()))
     if not all(bool(torch.isfinite(factor).all()) for factor in weights):
         raise BadInput("The distillation came to no number.", "Lower the plan's distillation_rate.")
     return {layer: Factors(_array(a), _array(b), start[layer].kernel) for layer, (a, b) in pairs.items()}
@@ -77,12 +78,12 @@ Batch = list[tuple[int, Tensor]]
 """(whose lessons, which of them)."""
 
 
-def _batches(lessons: Sequence[Lessons], shares: Sequence[float], plan: RoundPlan) -> Iterator[Batch]:
+def _batches(lessons: Sequence[Lessons], shares: Sequence[float], plan: RoundPlan, steps: int) -> Iterator[Batch]:
     """Each lesson's author by share, each author's lessons in random order, all before one comes again."""
     generator = torch.Generator().manual_seed(plan.seed)
     odds = torch.tensor(shares, dtype=torch.float64)
     waiting = [torch.empty(0, dtype=torch.long)] * len(lessons)
-    for _ in range(plan.distillation_steps):
+    for _ in range(steps):
         authors = torch.multinomial(odds, plan.batch, replacement=True, generator=generator)
         batch: Batch = []
         for author, count in zip(*(part.tolist() for part in authors.unique(return_counts=True)), strict=True):

@@ -130,7 +130,7 @@ def _distillation(manifest: Manifest) -> str:
     if distillation is None:
         return ""
     return (
-        f" From there it was distilled in {manifest.plan.distillation_steps} steps: it learned what the adapters of"
+        f" From there it was distilled in {distillation.steps} steps: it learned what the adapters of"
         f" {distillation.teachers} members answer on pictures that these adapters drew themselves."
     )
 

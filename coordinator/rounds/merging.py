@@ -230,6 +230,7 @@ def _distilled(
     window = max(1, len(losses) // 10)
     account = Distillation(
         teachers=len(taught),
+        steps=len(losses),
         lessons=sum(map(len, taught.values())),
         first_loss=mean(losses[:window]),
         last_loss=mean(losses[-window:]),

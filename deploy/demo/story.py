@@ -48,7 +48,7 @@ class Scale:
 
     members: tuple[Person, ...] = MEMBERS
     heads_each: int = HEADS_EACH
-    plan: Mapping[str, Any] = field(default_factory=lambda: {"distillation_steps": 60, "distillation_rate": 3e-3})
+    plan: Mapping[str, Any] = field(default_factory=lambda: {"distillation_steps": 15, "distillation_rate": 3e-3})
     """Values of the round's plan that differ from the defaults: distillation in a third of the time, not as far."""
     drawn_each: int = DRAWN_EACH
     sampling_steps: int = SAMPLING_STEPS

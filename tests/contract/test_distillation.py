@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 CAPTIONS = ("glasses big head, yellow body", "shark head, red body")
 PLAN = RoundPlan(
-    rank=2, batch=2, statistics_pictures=1, statistics_rank=16, release_rank=4, distillation_steps=4, tail=0.0
+    rank=2, batch=2, statistics_pictures=1, statistics_rank=16, release_rank=4, distillation_steps=2, tail=0.0
 )
 
 
@@ -95,7 +95,7 @@ def test_the_collective_comes_to_answer_as_its_members_adapters_do(base: Base, m
     lessons = [draw_lessons(base, one, CAPTIONS, PLAN) for one in adapters]
     start = {layer: Factors(f.a / 2, f.b, f.kernel) for layer, f in adapters[0].items()}
     losses: list[float] = []
-    plan = PLAN.model_copy(update={"distillation_steps": 40, "distillation_rate": 5e-3, "batch": 4})
+    plan = PLAN.model_copy(update={"distillation_steps": 20, "distillation_rate": 5e-3, "batch": 4})
     distil(base, start, lessons, [1.0, 1.0], plan, lambda step, steps, loss: losses.append(loss))
     assert len(losses) == 40
     assert np.mean(losses[-5:]) < 2 / 3 * np.mean(losses[:5])

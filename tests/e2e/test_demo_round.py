@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SMALL = Scale(
     members=(BEN, CLEO, DAN),
     heads_each=4,
-    plan={"steps": 30, "statistics_pictures": 4, "distillation_steps": 10, "gains": [0, 1, 1.15]},
+    plan={"steps": 30, "statistics_pictures": 4, "distillation_steps": 4, "gains": [0, 1, 1.15]},
     drawn_each=1,
     sampling_steps=5,
 )
