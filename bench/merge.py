@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from bench.merge_members import RANKS, STATISTICS_RANK, compared, inputs, shapes, write
-from coordinator.aggregation import algebra, exact
-from coordinator.aggregation.algebra import Solved
-from coordinator.aggregation.merge import MergeInput, merge
-from coordinator.aggregation.stored import StoredAdapter, StoredStatistics
-from coordinator.aggregation.sums import Opened, group_sums
+from merging import algebra, exact
+from merging.algebra import Solved
+from merging.merge import MergeInput, merge
+from merging.stored import StoredAdapter, StoredStatistics
+from merging.sums import Opened, group_sums
 from protocol.adapter import input_group
 from protocol.grant import RoundPlan
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator.aggregation.merge import MergeInput
+from merging.merge import MergeInput
 from protocol.adapter import Factors, Sketch, dump_adapter, dump_statistics, input_group
 
 RANKS = (4, 8, 16)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.merge_members import RANKS, shapes
-from coordinator.aggregation.stored import StoredAdapter
+from merging.stored import StoredAdapter
 from protocol.adapter import Array
 
 Pairs = Iterator[tuple[str, Array, Array]]

@@ -31,6 +31,7 @@ from client.progress import ProgressTail
 from client.pull.command import pull
 from client.pull.sample import sample
 from client.revoke import revoke
+from client.verify.command import verify
 from client.wallet.consent import consent_panel, verdict_table
 from client.wallet.device import OwnChain, code_panel, granted_sentence, qr, require_granted_here, wait_for_grant
 from client.wallet.grant import (
@@ -166,6 +167,7 @@ app.command()(pull)
 app.command()(sample)
 app.command()(adapter)
 app.command()(train)
+app.command()(verify)
 app.command()(revoke)
 
 

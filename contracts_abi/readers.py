@@ -42,6 +42,13 @@ def finalized_snapshot(rpc: Rpc) -> Snapshot:
         ) from error
 
 
+def latest_snapshot(rpc: Rpc) -> Snapshot:
+    """The newest block, which a fork may still take back: for acts that are asked about again, not for verdicts."""
+    chain_id, block = rpc.batch([("eth_chainId", ()), ("eth_getBlockByNumber", ("latest", False))])
+    number, timestamp = int(block["number"], 16), int(block["timestamp"], 16)
+    return Snapshot(chain_id=int(chain_id, 16), number=number, hash=block["hash"], timestamp=timestamp)
+
+
 def owners(rpc: Rpc, tokens: Iterable[Token], snapshot: Snapshot) -> dict[Token, str | None]:
     """Who owns each token (checksummed), None where nobody does: burned, never minted, or no answer."""
     asked = on_this_chain(tokens, snapshot)

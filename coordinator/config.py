@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from contracts_abi.names import REGISTRY as ENS_REGISTRY
 from protocol.base import base_hash
 from protocol.errors import BadInput
 from protocol.policy import Policy, parse_policy
@@ -41,6 +42,11 @@ class CoordinatorSettings(BaseSettings):
     """Alchemy's NFT API for the policy's chain, as https://eth-mainnet.g.alchemy.com: it helps to find tokens."""
     indexer_key: SecretStr = SecretStr("")
     """Its key. Without one tokens are found by enumeration and by logs."""
+    eas: str = ""
+    """The Ethereum Attestation Service's contract on the policy's chain, where releases are to be attested."""
+    ens_name: str = ""
+    """The DAO's ENS name that is to point to its newest release."""
+    ens_registry: str = ENS_REGISTRY
     gateways: tuple[str, ...] = ()
     """IPFS gateways for readers of releases, beside this coordinator's own."""
     ipfs_api: str = ""
@@ -140,6 +146,11 @@ class CoordinatorSettings(BaseSettings):
     @property
     def releases(self) -> Path:
         return self.data / "releases"
+
+    @property
+    def credentials(self) -> Path:
+        """The certificate, and its key, that sign in sample sheets; made at the first release."""
+        return self.data / "credentials"
 
     @property
     def store(self) -> Path:

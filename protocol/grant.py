@@ -5,7 +5,7 @@ policy, which base, until when, for which node key. Hashes bind what does not fi
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 from eth_account import Account
 from eth_account.messages import encode_typed_data
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from contracts_abi.model import Address, Token
 from contracts_abi.signatures import AskWallet, key_holder, signature_bytes
-from protocol.canonical import Document, sha256
+from protocol.canonical import Document, Growing, sha256
 from protocol.errors import NotAllowed
 from protocol.merkle import MerkleTree
 from protocol.modes import DpTerms, Grid, Learned, Mode
@@ -97,8 +97,10 @@ class SignedGrant(Document):
     signature: str
 
 
-class RoundPlan(Document):
+class RoundPlan(Growing):
     """How a round trains and merges: the same for every member."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"distillation_limit"})
 
     rank: Annotated[int, Field(ge=1, le=128)] = 8
     """LoRA rank that members train at, and the most the coordinator takes."""

@@ -10,13 +10,18 @@ from contracts_abi.signatures import AskWallet, key_holder, signature_bytes
 from protocol.canonical import Document
 from protocol.contribution import CandidateName, ContributionHeader, TokenUse
 from protocol.errors import ContentMismatch, ContributionRefused
-from protocol.grant import Grant, Hash, RoundPlan, require_signer, signing_hash
+from protocol.grant import Grant, Hash, RoundPlan, StartRound, require_signer, signing_hash
 from protocol.modes import Mode, PrivacySpent
 from protocol.node_key import verify
 from protocol.policy import Duty, Verdict
 
 Chain = Callable[[Snapshot], AskWallet]
 """Contract wallets asked at a block, as ``contracts_abi.signatures.at_block`` does with a node."""
+
+
+def contribution_file(contribution_id: str, what: str) -> str:
+    """Where a release that publishes its contributions has one's file: ``what`` is "adapter" or "statistics"."""
+    return f"contributions/{contribution_id}/{what}.safetensors"
 
 
 class MergedContribution(Document):
@@ -45,6 +50,14 @@ class MergedContribution(Document):
     worth: float | None = None
     """How much the median held-out loss of the regression mean rises at gain 1 without it; None if not scored."""
     licences: tuple[str, ...]
+    snapshot: Snapshot | None = None
+    """Of the round it was made in: the block at which its tokens were its member's. None in manifests before this."""
+    admitted: Annotated[int, Field(ge=0)] | None = None
+    """How many of the grant's tokens that round admitted: what its weight by policy goes by."""
+    verdicts: tuple[Verdict, ...] = ()
+    """On the tokens it was trained on, in the header's order; why each was admitted."""
+    received_at: int | None = None
+    """Unix seconds: of two copies of one delta the earlier one counts."""
 
     @property
     def tokens(self) -> tuple[TokenUse, ...]:
@@ -136,6 +149,14 @@ class Merge(Document):
     scored_by: int
 
 
+class SignedOrder(Document):
+    """The admin's order that opened the round, and the block at which it was checked."""
+
+    order: StartRound
+    signature: str
+    signed_at: Snapshot
+
+
 class BaseReference(Document):
     name: str
     hash: Hash
@@ -163,6 +184,8 @@ class Manifest(Document):
     duties: tuple[Duty, ...]
     files: dict[str, Hash]
     """Every other file of the release, by SHA-256."""
+    order: SignedOrder | None = None
+    """None where nobody ordered it: a removal follows from the chain, or from an act that the log holds."""
 
     @property
     def unproven(self) -> tuple[MergedContribution, ...]:

@@ -17,9 +17,9 @@ from bench.quality.yardstick import Yardstick
 from client.collection.example import Example
 from client.training.engine import train
 from client.training.options import TrainingOptions
-from coordinator.aggregation.merge import Merged, MergeInput, merge, scaled_by
 from coordinator.distillation.distil import distil
 from coordinator.distillation.lessons import draw_lessons
+from merging.merge import Merged, MergeInput, merge, scaled_by
 from protocol.adapter import Factors, dump_adapter, dump_statistics, load_adapter, load_statistics
 from protocol.grant import RoundPlan
 

@@ -19,7 +19,7 @@ from client.training.cache import Cache
 from client.training.descent import NAME, Descent, adapting
 from client.training.drift import adapted_pairs
 from client.training.options import TrainingOptions
-from coordinator.aggregation.merge import scaled_by
+from merging.merge import scaled_by
 from protocol.adapter import Factors
 from protocol.grant import RoundPlan
 

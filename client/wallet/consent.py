@@ -23,6 +23,7 @@ IN_PRIVATE_MODES: Mapping[Mode, str] = {
     Mode.SECAGG: "in a secagg round, instead of delta and statistics: a masked update; only the sum of all can be read",
     Mode.DP: "in a dp round, instead of delta and statistics: the update; the release covers it with noise",
 }
+PUBLISHED = "the DAO publishes delta and statistics with its releases: anyone can read them, for good"
 STAYS = "Pictures, the wallet's key and the node's key stay here. Everything that is sent is listed in sent.jsonl."
 ASKS = (
     "To read your NFTs' files this machine asks IPFS and Arweave gateways, and the web servers that the NFTs name. "
@@ -58,7 +59,8 @@ def consent_panel(grant: Grant, policy: Policy) -> RenderableType:
     ):
         terms.add_row(f"[bold]{name}[/]", escape(value))
     private = [what for mode, what in IN_PRIVATE_MODES.items() if mode in policy.modes]
-    leaves = "\n".join(f"  • {what}" for what in (*LEAVES, *private))
+    public = [PUBLISHED] if policy.publish_contributions else []
+    leaves = "\n".join(f"  • {what}" for what in (*LEAVES, *private, *public))
     return Group(
         Panel(terms, title="The grant that your wallet signs", title_align="left"),
         Panel(f"{leaves}\n\n{STAYS}\n\n{ASKS}", title="What will leave this machine", title_align="left"),

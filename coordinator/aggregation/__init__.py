@@ -1,5 +1,5 @@
-"""Merging: from live contributions to one collective delta, exactly and removably.
+"""What the coordinator alone decides or knows of a merge; the merge itself is in the package ``merging``.
 
-``exact`` and ``algebra`` are pure arrays in, arrays out; ``merge`` puts them together over files; ``gain``
-decides from the members' scores. Nothing here knows of wallets, rounds or the network, nor imports torch.
+``gain`` decides from the members' scores, ``secure`` adds what members masked, ``private`` adds noise. Nothing here
+knows of wallets, rounds or the network, nor imports torch.
 """

@@ -1,19 +1,24 @@
-"""Build a release's folder: adapter, manifest, card, samples. The same draft gives the same bytes."""
+"""Build a release's folder: adapter, manifest, card, samples.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+The same draft gives the same bytes, but for the credentials in the sample sheet: each signature there is another one.
+"""
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from contracts_abi.model import Snapshot
-from coordinator.aggregation.merge import Merged, scaled_by
 from coordinator.releases.card import card
+from coordinator.releases.credentials import Drawn, credentialed
 from coordinator.releases.samples import SAMPLES, draw_samples
+from merging.merge import Merged, scaled_by
 from protocol.adapter import dump_adapter
 from protocol.canonical import sha256
 from protocol.contribution import CandidateName
 from protocol.errors import BadInput
-from protocol.grant import RoundPlan
+from protocol.grant import Grant, RoundPlan
 from protocol.kohya import SD_SCRIPTS, dump_kohya
 from protocol.manifest import (
     BaseReference,
@@ -23,6 +28,8 @@ from protocol.manifest import (
     Merge,
     MergedContribution,
     Removal,
+    SignedOrder,
+    contribution_file,
 )
 from protocol.modelspec import ModelSpec, architecture_of, stamped
 from protocol.modes import GIVES_UP, Mode, PrivacySpent
@@ -71,6 +78,39 @@ class ReleaseDraft:
     distillation: Distillation | None = None
     base_change: float | None = None
     privacy: PrivacySpent | None = None
+    order: SignedOrder | None = None
+    credentials: Path | None = None
+    """The folder of the certificate that signs in the sample sheet whose it is; None signs nothing."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Published beside the adapter as they are: name in the release → where it lies."""
+
+
+class Sent(Protocol):
+    """The part of a live contribution that can be published."""
+
+    @property
+    def contribution_id(self) -> str: ...
+    @property
+    def grant(self) -> Grant: ...
+    @property
+    def adapter(self) -> Path: ...
+    @property
+    def statistics(self) -> Path: ...
+
+
+def published_files(policy: Policy | None, policy_hash: str, mode: Mode, live: Iterable[Sent]) -> dict[str, Path]:
+    """What a release carries of its contributions: name in the release → file.
+
+    Nothing in a private mode, and nothing that was granted under another policy: its member has not agreed to that.
+    """
+    if policy is None or not policy.publish_contributions or mode is not Mode.OPEN:
+        return {}
+    return {
+        contribution_file(one.contribution_id, what): path
+        for one in live
+        if one.grant.policy_hash == policy_hash
+        for what, path in (("adapter", one.adapter), ("statistics", one.statistics))
+    }
 
 
 def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Manifest:
@@ -83,6 +123,7 @@ def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Mani
     folder.mkdir(parents=True, exist_ok=True)
     adapters = _write_adapters(draft, merged, base, folder)
     draw_samples(base, folder, _prompts(draft), seed=draft.plan.seed)
+    _sign_samples(draft, folder)
     manifest = Manifest(
         dao=draft.dao,
         round_id=draft.round_id,
@@ -115,10 +156,12 @@ def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Mani
         licence=draft.terms.licence,
         duties=draft.terms.duties,
         files={},
+        order=draft.order,
     )
     (folder / CARD).write_text(card(manifest, _prompts(draft)), encoding="utf-8")
     policies = _write_policy(draft, folder)
-    hashes = {name: sha256((folder / name).read_bytes()) for name in (*adapters, CARD, SAMPLES, *policies)}
+    copied = _copy(draft.files, folder)
+    hashes = {name: sha256((folder / name).read_bytes()) for name in (*adapters, CARD, SAMPLES, *policies, *copied)}
     manifest = manifest.model_copy(update={"files": hashes})
     (folder / MANIFEST).write_bytes(manifest.canonical())
     return manifest
@@ -148,12 +191,34 @@ def _write_adapters(draft: ReleaseDraft, merged: Merged, base: Path, folder: Pat
     return ADAPTER, KOHYA
 
 
+def _sign_samples(draft: ReleaseDraft, folder: Path) -> None:
+    if draft.credentials is None:
+        return
+    drawn = Drawn(
+        dao=draft.dao,
+        round_id=draft.round_id,
+        base=draft.base.name,
+        base_hash=draft.base.hash,
+        adapter_sha256=sha256((folder / ADAPTER).read_bytes()),
+        licence=draft.terms.licence,
+    )
+    file = folder / SAMPLES
+    file.write_bytes(credentialed(file.read_bytes(), drawn, draft.credentials))
+
+
 def _write_policy(draft: ReleaseDraft, folder: Path) -> tuple[str, ...]:
     """The policy whose hash the manifest names; nothing where it is not known any more."""
     if draft.policy is None or draft.policy.digest() != draft.policy_hash:
         return ()
     (folder / POLICY).write_bytes(draft.policy.canonical())
     return (POLICY,)
+
+
+def _copy(files: Mapping[str, Path], folder: Path) -> tuple[str, ...]:
+    for name, source in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, folder / name)
+    return tuple(files)
 
 
 def _prompts(draft: ReleaseDraft) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
-from coordinator.aggregation.merge import Account, Merged
 from coordinator.rounds.files import store_folder
+from merging.merge import TOLERANCE, Account, Merged
 from protocol.adapter import Adapter, dump_adapter, load_adapter
 from protocol.canonical import Document, sha256
 from protocol.contribution import Candidate, CandidateName, candidates_hash
@@ -23,12 +23,6 @@ TRIMMED: CandidateName = "without outliers"
 DISTILLED_TRIMMED: CandidateName = "distilled without outliers"
 MEAN: CandidateName = "mean"
 """Of a private mode."""
-TOLERANCE = 0.2
-"""How far signed statistics may be from those drawn again: another machine rounds otherwise, and drawing amplifies.
-
-On one machine it is under 0.001, in bf16 0.02, with another seed 0.1, and 0.8 to 1.4 with the statistics of another
-contribution or of the base (the embedded base).
-"""
 
 
 @dataclass(frozen=True)

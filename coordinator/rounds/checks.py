@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from contracts_abi.model import Token
-from coordinator.aggregation import exact
-from coordinator.aggregation.wide import WHOLE_BITS
+from merging import exact
+from merging.wide import WHOLE_BITS
 from protocol.adapter import (
     ADAPTED,
     ADAPTED_IN_TRANSFORMER,

@@ -79,7 +79,7 @@ from protocol.contribution import (
 )
 from protocol.errors import Conflict, ContributionRefused, NotAllowed, NotFound
 from protocol.grant import Grant, RoundPlan, StartRound
-from protocol.manifest import Manifest, Removal
+from protocol.manifest import Manifest, Removal, SignedOrder
 from protocol.masking import LEAST_MEMBERS
 from protocol.modes import Mode, PrivacySpent
 from protocol.policy import Policy, Verdict, release_terms
@@ -121,6 +121,10 @@ class LiveContribution:
     """Unix seconds."""
     plan: RoundPlan
     """Of the round that it was made in."""
+    snapshot: Snapshot
+    """Of that round."""
+    admitted: int
+    """How many of the grant's tokens that round admitted."""
 
 
 @dataclass(frozen=True)
@@ -587,6 +591,18 @@ class Ledger:
             latest = latest_release(session)
             return latest.cid if latest else None
 
+    def order(self, round_id: str) -> SignedOrder | None:
+        """The admin's order that opened the round; None for a removal."""
+        with self._database.reading() as session:
+            row = round_row(session, round_id)
+            if row.order is None or row.order_signature is None:
+                return None
+            return SignedOrder(
+                order=StartRound.model_validate_json(row.order),
+                signature=row.order_signature,
+                signed_at=Snapshot.model_validate_json(row.snapshot),
+            )
+
     def exclusions(self, round_id: str) -> tuple[Verdict, ...]:
         """The verdicts that kept tokens out of the round; of a removal round, out of the releases it goes back to."""
         with self._database.reading() as session:
@@ -840,7 +856,8 @@ class Ledger:
 
     def _live(self, session: Session, row: ContributionRow) -> LiveContribution:
         grant = session.get_one(GrantRow, row.grant_id)
-        folder = self._folder / row.contribution_id
+        folder, made_in = self._folder / row.contribution_id, round_row(session, row.round_id)
+        admitted = len(admitted_tokens(session, row.round_id, row.grant_id))
         return LiveContribution(
             contribution_id=row.contribution_id,
             header=ContributionHeader.model_validate_json(row.header),
@@ -848,12 +865,14 @@ class Ledger:
             grant=Grant.model_validate_json(grant.document),
             grant_signature=grant.signature,
             signed_at=Snapshot.model_validate_json(grant.snapshot),
-            weight=self._policy.weight_of(len(admitted_tokens(session, row.round_id, row.grant_id))),
+            weight=self._policy.weight_of(admitted),
             verdicts=verdicts_of(session, row),
             adapter=folder / ADAPTER,
             statistics=folder / STATISTICS,
             received_at=row.received_at,
-            plan=RoundPlan.model_validate_json(round_row(session, row.round_id).plan),
+            plan=RoundPlan.model_validate_json(made_in.plan),
+            snapshot=Snapshot.model_validate_json(made_in.snapshot),
+            admitted=admitted,
         )
 
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from coordinator.aggregation.merge import Anchor, Merged, MergeInput, merge
 from coordinator.rounds import candidate
 from coordinator.rounds.candidate import Candidates, Distilled, Made
 from coordinator.rounds.files import store_folder
+from merging.merge import TOLERANCE, Anchor, Merged, MergeInput, merge
 from protocol.adapter import Factors, dump_statistics, load_adapter, load_statistics
 from protocol.canonical import Document, canonical, sha256
 from protocol.errors import BadInput, ContributionRefused, Unreachable
@@ -162,7 +162,7 @@ def _inputs(order: MergeOrder, errors: Mapping[str, float]) -> list[MergeInput]:
             one.contribution_id,
             one.weight,
             one.adapter,
-            one.statistics if errors.get(one.contribution_id, 0.0) <= candidate.TOLERANCE else None,
+            one.statistics if errors.get(one.contribution_id, 0.0) <= TOLERANCE else None,
             one.received,
         )
         for one in order.contributions

@@ -7,9 +7,9 @@ release, without noise.
 from collections.abc import Mapping
 from pathlib import Path
 
-from coordinator.aggregation.merge import Account, Merged
 from coordinator.aggregation.private import Noise, discrete_gaussian, release
 from coordinator.rounds.candidate import MEAN, Candidates
+from merging.merge import Account, Merged
 from protocol.canonical import canonical, sha256
 from protocol.fixed_factors import FixedFactors
 from protocol.grant import RoundPlan

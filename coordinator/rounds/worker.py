@@ -18,7 +18,7 @@ from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
 from coordinator.eligibility.policies import kept
 from coordinator.eligibility.verdicts import opening_verdicts, take_snapshot
-from coordinator.releases.build import MANIFEST, ReleaseDraft, build
+from coordinator.releases.build import MANIFEST, ReleaseDraft, build, published_files
 from coordinator.releases.store import CarStore
 from coordinator.rounds import candidate, private
 from coordinator.rounds.candidate import Candidates, without
@@ -36,7 +36,7 @@ from protocol.errors import BadInput, Conflict, CoterieError, NotAllowed
 from protocol.grant import RoundPlan
 from protocol.manifest import BaseReference, GainScore, Manifest, MergedContribution
 from protocol.modes import Mode
-from protocol.policy import release_terms
+from protocol.policy import licences_of, release_terms
 
 RUN_CHECK_SECONDS = 5.0
 REST_SECONDS = 10.0
@@ -215,6 +215,9 @@ class Worker:
             distillation=source.distilled.account if source.distilled else None,
             base_change=made.base_changes.get(chosen),
             privacy=ledger.privacy_after(facts.round_id),
+            order=ledger.order(facts.round_id),
+            credentials=settings.credentials,
+            files=published_files(policy, facts.policy_hash, facts.plan.mode, live),
         )
         merged = replace(source.merged, adapter=dict(made.adapter(chosen)))
         return build(draft, merged, settings.base, settings.releases / facts.round_id)
@@ -290,7 +293,11 @@ def _account(
         statistics_error=made.statistics_errors.get(one.contribution_id),
         influence=account.influence,
         worth=_worth(one.contribution_id, made, scores),
-        licences=tuple(sorted({verdict.licence or "the DAO's own word" for verdict in one.verdicts})),
+        licences=licences_of(one.verdicts),
+        snapshot=one.snapshot,
+        admitted=one.admitted,
+        verdicts=one.verdicts,
+        received_at=one.received_at,
     )
 
 

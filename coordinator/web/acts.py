@@ -3,11 +3,11 @@
 from flask import Blueprint, Response, jsonify
 from pydantic import BaseModel
 
+from contracts_abi.admin import require_admin
 from contracts_abi.model import Snapshot
 from contracts_abi.signatures import at_block
 from coordinator.eligibility.verdicts import take_snapshot
 from coordinator.identity import grants
-from coordinator.identity.admin import require_admin
 from coordinator.web.requests import body_of
 from coordinator.web.service import Service, service
 from protocol.acts import Act, CancelRound, RemoveContribution, RevokeGrant, require_current

@@ -5,10 +5,10 @@ import json
 from flask import Blueprint, Response, jsonify, request
 from pydantic import BaseModel
 
+from contracts_abi.admin import require_admin
 from contracts_abi.signatures import at_block
 from coordinator.eligibility.verdicts import denied_of, opening_verdicts, recheck, take_snapshot, verdicts_for
 from coordinator.identity import grants, sign_in
-from coordinator.identity.admin import require_admin
 from coordinator.rounds import events
 from coordinator.rounds.acts import revoked_at
 from coordinator.rounds.ledger import Part

@@ -82,6 +82,12 @@ def openzeppelin(name: str) -> Artifact:
 
 
 @functools.cache
+def package(path: str) -> Artifact:
+    """A contract that an npm package brings compiled, by its path below node_modules."""
+    return _read(f"node_modules/{path}.json")
+
+
+@functools.cache
 def preset() -> Artifact:
     """OpenZeppelin's prebuilt collection: tokenURI is baseURI + id; constructor (name, symbol, baseURI)."""
     return _read("node_modules/@openzeppelin/contracts/build/contracts/ERC721PresetMinterPauserAutoId.json")

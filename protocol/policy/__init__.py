@@ -18,7 +18,7 @@ from protocol.policy.document import (
 from protocol.policy.duties import Duty, DutyKind
 from protocol.policy.licences import LICENCES, Licence, OnTransfer, licence_named, licence_of
 from protocol.policy.membership import Holding, Membership, Standing, standing_of
-from protocol.policy.publishing import ReleaseTerms, release_terms
+from protocol.policy.publishing import ReleaseTerms, licences_of, release_terms
 from protocol.policy.reading import parse_policy
 from protocol.policy.rules import Facts, Held, Rule, Verdict, judge, within_cap
 
@@ -48,6 +48,7 @@ __all__ = [
     "judge",
     "licence_named",
     "licence_of",
+    "licences_of",
     "parse_policy",
     "release_terms",
     "standing_of",

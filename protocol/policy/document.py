@@ -133,6 +133,7 @@ class Policy(Growing):
             "maximum_share_percent",
             "release_licence",
             "refused_duties",
+            "publish_contributions",
             "modes",
             "epsilon_limit",
         }
@@ -171,6 +172,8 @@ class Policy(Growing):
     """What releases are published under; a token that cannot go into it is denied. None computes it, the strictest."""
     refused_duties: tuple[DutyKind, ...] = ()
     """Duties that the DAO does not want on its releases: a licence that carries one is denied."""
+    publish_contributions: bool = False
+    """Releases carry the adapters and statistics that went in, for anyone to merge again; never in private modes."""
     modes: Annotated[tuple[Mode, ...], Field(min_length=1)] = (Mode.OPEN,)
     """The modes that a round may have. A grant is for this policy, so a member's node refuses any other."""
     epsilon_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 8.0

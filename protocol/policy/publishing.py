@@ -38,6 +38,11 @@ class ReleaseTerms(Document):
     duties: tuple[Duty, ...]
 
 
+def licences_of(admitted: Iterable[Admitted]) -> tuple[str, ...]:
+    """What a contribution was trained under, by name, sorted."""
+    return tuple(sorted({one.licence or OWN_WORD for one in admitted}))
+
+
 def misfit(name: str, asked: Sequence[Duty], on_transfer: OnTransfer, into: Licence) -> str:
     """Why what is under the licence ``name`` cannot be published under ``into``; empty where it can."""
     if name == into.name:

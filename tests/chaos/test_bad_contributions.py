@@ -16,7 +16,6 @@ from eth_account import Account
 from round_parts import PLAN, SHAPES, adapter_for, contribution_for, reply_of, signed, statistics_for, write_small_base
 
 from contracts_abi.model import Snapshot, Token
-from coordinator.aggregation.merge import MergeInput, merge
 from coordinator.database import Database
 from coordinator.flower.exchange import Body, Task
 from coordinator.identity.grants import SignedGrant, store_grant
@@ -26,6 +25,7 @@ from coordinator.rounds.ledger import Ledger, Part
 from coordinator.rounds.secret import SecretSums
 from coordinator.rounds.transitions import RoundState, Step
 from deploy.devchain.anvil import ANVIL_KEYS
+from merging.merge import MergeInput, merge
 from protocol import node_key
 from protocol.adapter import Factors, Sketch, dump_adapter
 from protocol.canonical import sha256

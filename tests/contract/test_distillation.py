@@ -13,12 +13,12 @@ from bases import EMBEDDED_BASE, statistics  # noqa: E402
 from bases.families import Base  # noqa: E402
 from bases.loading import load_base  # noqa: E402
 from client.training.drift import adapted_layers  # noqa: E402
-from coordinator.aggregation.merge import MergeInput, merge  # noqa: E402
 from coordinator.distillation.distil import distil  # noqa: E402
 from coordinator.distillation.lessons import Lessons, draw_lessons  # noqa: E402
 from coordinator.releases.samples import SAMPLES, draw_sheet  # noqa: E402
 from coordinator.rounds.candidate import Candidates  # noqa: E402
 from coordinator.rounds.merging import MergeOrder, Ordered, make, merge_in_child  # noqa: E402
+from merging.merge import MergeInput, merge  # noqa: E402
 from protocol.adapter import Factors, dump_adapter, dump_statistics, load_adapter, load_statistics  # noqa: E402
 from protocol.errors import BadInput, Unreachable  # noqa: E402
 from protocol.grant import RoundPlan  # noqa: E402

@@ -29,8 +29,8 @@ from client.training.descent import adapting  # noqa: E402
 from client.training.drift import adapted_layers, drift_penalty  # noqa: E402
 from client.training.options import TrainingOptions  # noqa: E402
 from client.training.scoring import score  # noqa: E402
-from coordinator.aggregation.merge import MergeInput, merge  # noqa: E402
 from coordinator.rounds import checks  # noqa: E402
+from merging.merge import MergeInput, merge  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

@@ -40,6 +40,7 @@ from protocol.manifest import Manifest
 from protocol.modes import GIVES_UP, Mode
 from protocol.policy import AdminRole, CollectionRule, Policy
 from protocol.unixfs import Cid
+from protocol.verification import check_papers, read_release
 
 pytestmark = pytest.mark.slow
 
@@ -208,6 +209,8 @@ def test_a_secret_sum_becomes_a_release_though_a_member_leaves_on_the_way(dao: D
     assert {(c.norm, c.influence, c.header.training) for c in manifest.contributions} == {(None, None, None)}
     for contribution in manifest.contributions:
         contribution.check()
+    papers = check_papers(read_release(dao.settings.releases / dao.round_id))
+    assert not [one for one in papers if one.outcome == "failed"], papers
     assert "the coordinator could read the sum alone" in dao.card()
     trained = [(dao.home(n) / "rounds" / dao.round_id / "update.bin").read_bytes()[32:] for n in range(3)]
     seen = b"".join(bytes(said["adapter"]) for said in masked)

@@ -20,7 +20,7 @@ from bases.loading import Base, load_base  # noqa: E402
 from client.collection.example import Example  # noqa: E402
 from client.training import engine  # noqa: E402
 from client.training.scoring import score  # noqa: E402
-from coordinator.aggregation.merge import MergeInput, merge, scaled_by  # noqa: E402
+from merging.merge import MergeInput, merge, scaled_by  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

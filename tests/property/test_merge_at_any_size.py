@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.aggregation import exact, wide
-from coordinator.aggregation.merge import Anchor, MergeInput, merge
-from coordinator.aggregation.stored import StoredAdapter, StoredStatistics
+from merging import exact, wide
+from merging.merge import Anchor, MergeInput, merge
+from merging.stored import StoredAdapter, StoredStatistics
 from protocol.adapter import Factors, Sketch, dump_adapter, dump_statistics, input_group
 from protocol.grant import RoundPlan
 from protocol.policy import RobustRule

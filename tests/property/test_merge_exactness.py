@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.aggregation import algebra, exact, wide
-from coordinator.aggregation.merge import (
+from merging import algebra, exact, wide
+from merging.merge import (
     GroupSums,
     MergeInput,
     Opened,

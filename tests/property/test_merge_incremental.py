@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.aggregation import kept
-from coordinator.aggregation import merge as merging
-from coordinator.aggregation.merge import Merged, MergeInput, merge
+from merging import kept
+from merging import merge as merging
+from merging.merge import Merged, MergeInput, merge
 from protocol.adapter import Factors, Sketch, dump_adapter, dump_statistics
 from protocol.grant import RoundPlan
 from protocol.policy import RobustRule

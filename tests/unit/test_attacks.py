@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from coordinator.aggregation.gram import gram
-from coordinator.aggregation.merge import MergeInput, merge
-from coordinator.aggregation.robust import (
+from coordinator.rounds.checks import Layer, check_adapter
+from merging.gram import gram
+from merging.merge import MergeInput, merge
+from merging.robust import (
     MINIMUM,
     PEAK,
     UNIT,
@@ -29,7 +30,6 @@ from coordinator.aggregation.robust import (
     reaches,
     shares,
 )
-from coordinator.rounds.checks import Layer, check_adapter
 from protocol.adapter import (
     Adapter,
     Factors,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from coordinator.aggregation import exact, wide
-from coordinator.aggregation.stored import StoredAdapter, StoredStatistics
+from merging import exact, wide
+from merging.stored import StoredAdapter, StoredStatistics
 from protocol.adapter import Factors, Sketch, dump_adapter, dump_statistics
 from protocol.errors import ContributionRefused
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from coordinator.aggregation.gram import gram, sketched_gram
-from coordinator.aggregation.robust import UNIT, geometric_median, multi_krum, shares
+from merging.gram import gram, sketched_gram
+from merging.robust import UNIT, geometric_median, multi_krum, shares
 from protocol.adapter import Factors
 from protocol.errors import BadInput
 from protocol.policy import RobustRule

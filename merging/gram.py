@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.aggregation.exact import FACTOR_BITS, Scaled, scaled
+from merging.exact import FACTOR_BITS, Scaled, scaled
 from protocol.adapter import Factors
 
 FloatArray = NDArray[np.float64]

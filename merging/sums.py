@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.aggregation import exact, wide
-from coordinator.aggregation.robust import UNIT
+from merging import exact, wide
+from merging.robust import UNIT
 from protocol.adapter import Factors, Sketch
 from protocol.errors import ContributionRefused
 

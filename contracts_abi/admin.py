@@ -1,4 +1,4 @@
-"""Who may start and cancel rounds and remove contributions: asked at the time of the act."""
+"""Who may start and cancel rounds and remove contributions: asked at the block of the act, by both sides."""
 
 from contracts_abi.model import Address, Snapshot
 from contracts_abi.readers import has_role

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.aggregation.sums import GroupSums
-from coordinator.aggregation.wide import Whole
+from merging.sums import GroupSums
+from merging.wide import Whole
 
 FORMAT = 1
 """Another number for sums on other grids."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
-from coordinator.aggregation.algebra import root
+from merging.algebra import root
 from protocol.adapter import Factors
 
 FloatArray = NDArray[np.float64]

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.aggregation import wide
+from merging import wide
 from protocol.adapter import Factors, Sketch
 from protocol.errors import ContributionRefused
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.aggregation.exact import FACTOR_BITS, scaled
+from merging.exact import FACTOR_BITS, scaled
 from protocol.adapter import Factors, Sketch, input_group
 from protocol.errors import BadInput
 from protocol.policy import RobustRule
