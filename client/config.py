@@ -14,6 +14,7 @@ from bases import EMBEDDED_BASE
 from client.base import folder_of
 from client.media.addresses import parse_address
 from client.training.options import TrainingOptions
+from contracts_abi.names import REGISTRY
 from protocol.errors import BadInput
 
 DEFAULT_HOME = Path("~/.coterie")
@@ -56,6 +57,8 @@ class MemberSettings(BaseSettings):
     """Whether web servers that tokens name are asked, which shows them this machine's address. The member's alone."""
     ipfs_api: str = ""
     """The RPC of an IPFS node of the member's own, to fetch releases from first: a multiaddr or a URL."""
+    ens_registry: str = REGISTRY
+    """Where ENS names are looked up, on ``rpc_url``'s chain."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads for training; none means that the machine is timed once, and the fastest number taken."""
     training: TrainingOptions = TrainingOptions()

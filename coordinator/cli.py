@@ -242,7 +242,8 @@ def _settings(config: Path) -> CoordinatorSettings:
             structlog.processors.JSONRenderer() if end else structlog.dev.ConsoleRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # Whatever standard error is when something is said, not what it was when the command began.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
     return CoordinatorSettings.load(config)
 

@@ -14,9 +14,12 @@ from rich.markup import escape
 
 from client.config import MemberSettings, load_settings
 from client.coordinator_api import CoordinatorApi
-from client.options import Home
+from client.options import Home, RpcUrl
 from client.pull.fetch import fetch_release
 from client.pull.sources import CarFolder, Node, Source
+from contracts_abi.names import content_of
+from contracts_abi.readers import finalized_snapshot
+from contracts_abi.rpc import Rpc
 from protocol.errors import BadInput, Conflict, ContentMismatch, NotFound
 from protocol.manifest import Manifest
 from protocol.unixfs import Cid, build_directory
@@ -24,13 +27,16 @@ from protocol.unixfs import Cid, build_directory
 MAX_RELEASE_BYTES = 8 << 30
 PULL_TIMEOUT_S = 1800.0
 LATEST = "latest"
+_NAME = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
+"""An ENS name; a CID has no full stop."""
 KOHYA = "collective.safetensors"
 """The file of a release that ComfyUI, A1111 and their kin read."""
 
 console = Console()
 
 What = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A CID, a coordinator's URL, or latest: of the one you joined.")
+    str,
+    typer.Argument(metavar="MODEL", help="A CID, a coordinator's URL, an ENS name, or latest of the one you joined."),
 ]
 Gateways = Annotated[
     list[str] | None, typer.Option("--gateway", help="IPFS gateway; several are tried in order. None is trusted.")
@@ -55,6 +61,7 @@ def pull(
     ipfs_api: IpfsApi = None,
     comfyui: Annotated[Path | None, typer.Option(help="ComfyUI's folder: put the model into its loras.")] = None,
     a1111: Annotated[Path | None, typer.Option(help="A1111's or Forge's folder: put the model into its Lora.")] = None,
+    rpc: RpcUrl = None,
     home: Home = None,
 ) -> None:
     """Fetch a published model and check every byte against its CID, so that nobody who serves it has to be trusted.
@@ -62,7 +69,7 @@ def pull(
     What was cut off goes on where it ended. With --comfyui or --a1111 the model is put where these programs look for
     it, under the DAO's and the round's name.
     """
-    settings = load_settings(home, ipfs_api=ipfs_api)
+    settings = load_settings(home, ipfs_api=ipfs_api, rpc_url=rpc)
     folder = bring(model, settings, gateway or (), cars, into)
     manifest = read_manifest(folder)
     members = len({contribution.member for contribution in manifest.contributions})
@@ -125,16 +132,18 @@ def bring(
 
 
 def find(model: str, settings: MemberSettings) -> Wanted:
-    """Which release is meant: by its CID, or the newest of a coordinator.
+    """Which release is meant: by its CID, by an ENS name that points to it, or the newest of a coordinator.
 
     Raises:
-        BadInput: it is neither, or no coordinator was joined.
-        NotFound: the coordinator has released nothing.
+        BadInput: it is none of these, no coordinator was joined, or no chain node is known to ask for a name.
+        NotFound: the coordinator has released nothing, or the name points to no release.
     """
     if model == LATEST and not settings.coordinator:
         raise BadInput(
             "This machine has joined no coordinator, so it knows no latest model.", "Name a CID or a coordinator's URL."
         )
+    if _NAME.fullmatch(model):
+        return Wanted(_named(model, settings))
     if model != LATEST and "://" not in model:
         return Wanted(str(Cid.parse(model)))
     api = CoordinatorApi(settings.coordinator if model == LATEST else model)
@@ -142,6 +151,20 @@ def find(model: str, settings: MemberSettings) -> Wanted:
     if released is None:
         raise NotFound(f"The coordinator at {api.url} has released nothing yet.", "Try again after its first round.")
     return Wanted(released.cid, (api.url, *api.dao().gateways))
+
+
+def _named(name: str, settings: MemberSettings) -> str:
+    """The CID that an ENS name points to, by the member's own chain node."""
+    if not settings.rpc_url:
+        raise BadInput(
+            f"{name} is a name, and this machine knows no chain node to look it up.",
+            "Name one with --rpc or COTERIE_RPC_URL, on the chain that the name is registered on.",
+        )
+    rpc = Rpc(settings.rpc_url)
+    cid = content_of(rpc, name, finalized_snapshot(rpc), settings.ens_registry)
+    if cid is None:
+        raise NotFound(f"{name} points to nothing on IPFS.", "Ask the DAO for a CID.")
+    return str(cid)
 
 
 def install(folder: Path, manifest: Manifest, place: Path) -> Path:

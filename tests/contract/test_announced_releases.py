@@ -15,6 +15,8 @@ from test_verified_releases import original as original  # the fixture
 from typer.testing import CliRunner, Result
 from web3.contract import Contract
 
+from client.config import load_settings
+from client.pull.command import find
 from contracts_abi.attestations import Announcement, attest, attestations_of, schema_uid
 from contracts_abi.names import content_of, namehash
 from contracts_abi.readers import latest_snapshot
@@ -101,6 +103,17 @@ def test_a_safe_gets_a_file_and_nothing_is_sent(told: Announcing, tmp_path: Path
     Deployer(chain.url, DAO_KEY).send([{"to": one["to"], "data": one["data"]} for one in batch["transactions"]])
     assert len(attestations_of(chain.rpc, told.town.eas.address, told.release.cid, 0, latest_snapshot(chain.rpc))) == 1
     assert told.command("--unsigned", str(file)).exit_code == 1, "a Safe's address has to be named"
+
+
+def test_a_name_is_as_good_as_a_cid_for_whoever_pulls(told: Announcing, tmp_path: Path) -> None:
+    assert told.command().exit_code == 0
+    told.town.chain.anvil.finalize()
+    settings = load_settings(tmp_path, rpc_url=told.town.chain.url, ens_registry=told.town.ens.address)
+    assert find("dao.eth", settings).cid == told.release.cid
+    with pytest.raises(NotFound, match="has no resolver"):
+        find("nobody.eth", settings)
+    with pytest.raises(BadInput, match="no chain node to look it up"):
+        find("dao.eth", load_settings(tmp_path, rpc_url=""))
 
 
 def test_a_removal_refers_to_what_it_takes_back_and_revokes_it(told: Announcing) -> None:

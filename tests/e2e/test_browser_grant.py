@@ -28,6 +28,7 @@ from deploy.demo.terminal import Terminal
 from deploy.demo.world import BEN, CLEO, DAN, PERSONAL, Person
 from protocol import node_key
 from protocol.errors import NotFound
+from protocol.grant import tokens_root
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -207,7 +208,9 @@ def test_a_headless_machine_joins_by_a_link_and_two_signatures(story: Story, bro
     assert (stored.grant.member, len(stored.grant.tokens)) == (CLEO.address, 7)
     assert [method for method, _ in wallet.signed] == ["personal_sign", "eth_signTypedData_v4"]
     shown = wallet.signed[1][1]["message"]
-    assert shown["nodeKey"] == node_key.public_of(machine.home / "node.pem") and len(shown["tokens"]) == 7
+    assert shown["nodeKey"] == node_key.public_of(machine.home / "node.pem")
+    assert shown["tokensRoot"] == "0x" + tokens_root(stored.grant.tokens).hex()
+    assert re.fullmatch(r"5 of 0x\w{40}: [\d, ]+; 2 of 0x\w{40}: [\d, ]+", shown["tokens"])
     assert sitting.complaints == []
     cookies = {cookie["name"]: cookie for cookie in sitting.context.cookies()}
     assert cookies["coterie"]["httpOnly"] and cookies["coterie"]["sameSite"] == "Strict"
