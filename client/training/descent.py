@@ -11,7 +11,7 @@ from torch import Tensor
 from bases.families import Base
 from client.training.batches import Batches
 from client.training.checkpoint import State, optimizer_state, restore_optimizer
-from client.training.drift import DriftPenalty, adapted_pairs
+from client.training.drift import DriftPenalty, adapted_modules
 from client.training.fixed import fix, ranks
 from client.training.losses import DenoisingLoss, Draw
 from client.training.optimizers import build_optimizer, build_schedule
@@ -85,6 +85,7 @@ class Descent:
     ) -> None:
         self.base, self.done, self.losses = base, 0, torch.zeros(plan.steps, device=base.device)
         self._batches, self._penalty, self._note = batches, penalty, note
+        self._modules = adapted_modules(base, NAME)
         self._weights = [p for p in base.denoiser.parameters() if p.requires_grad]
         self._loss = DenoisingLoss(base, plan)
         self._optimizer = build_optimizer(self._weights, plan.learning_rate, options)
@@ -95,8 +96,8 @@ class Descent:
 
     @property
     def _pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Looked up anew each time: a B that is made of a core is another tensor after every step."""
-        return adapted_pairs(self.base, NAME)
+        """Read anew each time: a B that is made of a core is another tensor after every step."""
+        return {layer: (a.weight, b.weight) for layer, (a, b) in self._modules.items()}
 
     def step(self) -> None:
         """One step of the optimizer on one batch of the plan."""

@@ -106,5 +106,10 @@ def adapted_layers(base: Base) -> list[str]:
 
 def adapted_pairs(base: Base, name: str) -> dict[str, tuple[Tensor, Tensor]]:
     """Every adapted layer's live (A, B) of the peft adapter ``name``."""
+    return {layer: (a.weight, b.weight) for layer, (a, b) in adapted_modules(base, name).items()}
+
+
+def adapted_modules(base: Base, name: str) -> dict[str, tuple[Any, Any]]:
+    """The modules that hold them."""
     layers = ((layer, module) for layer, module in base.layers.items() if name in getattr(module, "lora_A", {}))
-    return {layer: (module.lora_A[name].weight, module.lora_B[name].weight) for layer, module in layers}
+    return {layer: (module.lora_A[name], module.lora_B[name]) for layer, module in layers}
