@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Connection,
     Engine,
     ForeignKey,
     Integer,
@@ -20,9 +21,12 @@ from sqlalchemy import (
     UniqueConstraint,
     create_engine,
     event,
+    inspect,
 )
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+from protocol.errors import BadInput
 
 
 class Base(DeclarativeBase):
@@ -289,7 +293,11 @@ class Database:
     """One engine, safe to share between the threads of a process."""
 
     def __init__(self, url: str) -> None:
-        """Open the database and make what tables it lacks."""
+        """Open the database and make what tables it lacks.
+
+        Raises:
+            BadInput: it was made by an older version, whose tables lack columns of today's.
+        """
         if (file := make_url(url).database) and url.startswith("sqlite"):
             Path(file).parent.mkdir(parents=True, exist_ok=True)
         self._engine = create_engine(url)
@@ -299,6 +307,7 @@ class Database:
         self._write = sessionmaker(self._engine.execution_options(writes=True), expire_on_commit=False)
         with self.writing() as session:
             Base.metadata.create_all(session.connection())
+            _require_columns(session.connection())
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -314,6 +323,17 @@ class Database:
 
     def close(self) -> None:
         self._engine.dispose()
+
+
+def _require_columns(connection: Connection) -> None:
+    known = inspect(connection)
+    for table in Base.metadata.sorted_tables:
+        there = {column["name"] for column in known.get_columns(table.name)}
+        if missing := sorted({column.name for column in table.columns} - there):
+            raise BadInput(
+                f"The database was made by an older version: {table.name} has no {missing[0]}.",
+                "Move it away, or go back to the version that made it.",
+            )
 
 
 def _settle_sqlite(engine: Engine) -> None:

@@ -6,6 +6,7 @@ owner reads, and always before the answer that follows from it leaves: a member 
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from client.node.masking import Member, Step
 from client.node.tasks import Body
 from contracts_abi.ownership.holding import Holding
 from contracts_abi.ownership.question import Claim
+from contracts_abi.signatures import AskWallet
 from protocol.contribution import TrainTask
 from protocol.errors import BadInput, NotAllowed
 from protocol.fixed_factors import FixedFactors
@@ -36,9 +38,16 @@ from protocol.policy import Policy
 
 _STATE, _SEED = "masking.json", "seed"
 _LEAVE = "Leave this round and tell the DAO."
-Holdings = Callable[[Sequence[Claim]], Mapping[Claim, Holding]]
-"""Who holds these tokens at the round's snapshot, by the member's own chain node."""
 Told = TypeVar("Told", Roster, Deliveries, Survivors, UnmaskRequest, SecretRound)
+
+
+@dataclass(frozen=True)
+class OwnChain:
+    """What the member's own chain node says at the round's snapshot."""
+
+    holdings: Callable[[Sequence[Claim]], Mapping[Claim, Holding]]
+    ask_wallet: AskWallet
+    """For members whose wallet is a contract."""
 
 
 def own_seed(folder: Path) -> int:
@@ -65,7 +74,7 @@ def require_terms(secret: SecretRound, task: TrainTask, factors: FixedFactors) -
         raise NotAllowed("The terms of the secret sum are not those of the round's plan and base.", _LEAVE)
 
 
-def require_members(secret: SecretRound, task: TrainTask, own: Grant, policy: Policy, holdings: Holdings) -> None:
+def require_members(secret: SecretRound, task: TrainTask, own: Grant, policy: Policy, chain: OwnChain) -> None:
     """Behind every node key stands a grant that a wallet signed, over tokens that it owned at the snapshot.
 
     A coordinator that makes up members reads the sum of the others; so each one has to cost it a wallet with a token.
@@ -81,14 +90,14 @@ def require_members(secret: SecretRound, task: TrainTask, own: Grant, policy: Po
     counts = {}
     for node_key, signed in by_key.items():
         _require_grant(signed.grant, own)
-        require_signer(signed.grant, signed.signature, signed.grant.member)
+        require_signer(signed.grant, signed.signature, signed.grant.member, chain.ask_wallet)
         tokens = task.tokens.get(signed.grant.grant_id, ())
         if not tokens or not set(tokens) <= set(signed.grant.tokens):
             raise NotAllowed(f"{signed.grant.member} takes part with tokens that it did not grant.", _LEAVE)
         counts[node_key] = len(tokens)
     if secret.terms.weights != weights_of(policy, counts):
         raise NotAllowed("The weights of the secret sum are not those that the policy gives.", _LEAVE)
-    _require_owned(secret, task, holdings)
+    _require_owned(secret, task, chain)
 
 
 def advertise(folder: Path, secret: SecretRound, node_key: str, sign: masking.Sign) -> Body:
@@ -139,12 +148,12 @@ def _require_grant(grant: Grant, own: Grant) -> None:
             raise NotAllowed(f"{grant.member} takes part in the secret sum with a grant for another {what}.", _LEAVE)
 
 
-def _require_owned(secret: SecretRound, task: TrainTask, holdings: Holdings) -> None:
+def _require_owned(secret: SecretRound, task: TrainTask, chain: OwnChain) -> None:
     claims = [Claim(token, s.grant.member) for s in secret.others for token in task.tokens[s.grant.grant_id]]
     single = [claim.token for claim in claims if claim.token.standard != "erc1155"]
     if len(set(single)) != len(single):
         raise NotAllowed("Two members of the secret sum take part with the same token.", _LEAVE)
-    found = holdings(claims)
+    found = chain.holdings(claims)
     for claim in claims:
         if not found[claim].holds:
             raise NotAllowed(

@@ -36,6 +36,7 @@ from contracts_abi.facts import read_facts
 from contracts_abi.model import Token
 from contracts_abi.readers import finalized_snapshot, token_uris
 from contracts_abi.rpc import Rpc
+from contracts_abi.signatures import at_block
 from protocol import node_key
 from protocol.adapter import Adapter, dump_adapter, dump_statistics, load_adapter
 from protocol.base import base_hash
@@ -126,9 +127,10 @@ class MemberWork:
         """Train for a secret sum; only its keys leave the machine now."""
         rpc = self._rpc()
         policy = granted.policy
-        secret.require_members(
-            sum_, task, granted.grant, policy, lambda claims: held_or_lent(rpc, claims, policy.ownership, task.snapshot)
+        chain = secret.OwnChain(
+            lambda claims: held_or_lent(rpc, claims, policy.ownership, task.snapshot), at_block(rpc, task.snapshot)
         )
+        secret.require_members(sum_, task, granted.grant, policy, chain)
         draft = _draft(folder)
         if draft is None or not _answers(draft, task, granted):
             self._draft_update(task, granted, folder, sum_)

@@ -3,6 +3,7 @@
 import json
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -199,7 +200,8 @@ def members_tokens(here: PrivateRound, wallet: Address) -> set[Token]:
 
 def require(here: PrivateRound, opening: SecretRound, holdings: Callable | None = None) -> None:  # type: ignore[type-arg]
     task, me = here.ledger.train_task(here.round_id), here.members[0]
-    member_side.require_members(opening, task, me.grant, here.policy, holdings or owned(here))
+    chain = member_side.OwnChain(holdings or owned(here), lambda *asked: False)
+    member_side.require_members(opening, task, me.grant, here.policy, chain)
 
 
 def test_a_round_of_members_with_grants_and_tokens_is_taken_part_in(here: PrivateRound) -> None:
@@ -210,6 +212,17 @@ def test_a_round_of_members_with_grants_and_tokens_is_taken_part_in(here: Privat
 def regranted(member: Member, **changes: object) -> SignedGrant:
     grant = member.grant.model_copy(update=changes)
     return SignedGrant(grant=grant, signature=sign(grant, member.wallet))
+
+
+def test_a_member_whose_wallet_is_a_contract_is_believed_by_the_chain_s_word(here: PrivateRound) -> None:
+    opening, task, me = opening_of(here), here.ledger.train_task(here.round_id), here.members[0]
+    first, *others = opening.others
+    signed_by_owners = first.model_copy(update={"signature": "0x" + "12" * 130})
+    shown = opening.model_copy(update={"others": (signed_by_owners, *others)})
+    for accepts in (True, False):
+        chain = member_side.OwnChain(owned(here), lambda *asked, accepts=accepts: accepts)
+        with nullcontext() if accepts else pytest.raises(NotAllowed, match="signature"):
+            member_side.require_members(shown, task, me.grant, here.policy, chain)
 
 
 def without_a_grant(here: PrivateRound, opening: SecretRound) -> SecretRound:
