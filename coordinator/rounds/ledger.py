@@ -552,11 +552,11 @@ class Ledger:
         """What the nodes are told."""
         facts = self.facts(round_id)
         with self._database.reading() as session:
-            tokens = {
-                part.grant_id: tuple(sorted(admitted_tokens(session, round_id, part.grant_id)))
-                for part in parts_of(session, round_id)
-                if part.expected
-            }
+            terms = sums.terms_of(session, round_id)
+            told = expected_grants(parts_of(session, round_id))
+            if terms:
+                told |= {signed.grant.grant_id for signed in sums.grants_behind(session, terms)}
+            tokens = {one: tuple(sorted(admitted_tokens(session, round_id, one))) for one in told}
         return TrainTask(
             round_id=round_id,
             dao=self._policy.dao,

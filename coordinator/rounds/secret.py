@@ -44,7 +44,7 @@ class SecretSums:
         """What members are told before they train. None until the terms are fixed."""
         with self._database.reading() as session:
             terms = sums.terms_of(session, round_id)
-            return SecretRound(terms=terms, others=sums.grants_behind(session, round_id)) if terms else None
+            return SecretRound(terms=terms, others=sums.grants_behind(session, terms)) if terms else None
 
     def stage(self, round_id: str) -> tuple[RoundState, Stage]:
         """The present exchange. Raises Conflict when the round is in none."""

@@ -139,12 +139,15 @@ def told(stage: Stage) -> Document:
             return stage.request
 
 
-def grants_behind(session: Session, round_id: str) -> tuple[SignedGrant, ...]:
-    """The signed grant of every part of the round: what shows a member that the others are not invented."""
+def grants_behind(session: Session, terms: MaskingTerms) -> tuple[SignedGrant, ...]:
+    """The signed grant behind every node key of the terms: what shows a member that the others are not invented.
+
+    Who has declined since is among them, for the terms name it still.
+    """
     rows = session.scalars(
         select(GrantRow)
         .join(RoundGrantRow, RoundGrantRow.grant_id == GrantRow.grant_id)
-        .where(RoundGrantRow.round_id == round_id, RoundGrantRow.expected)
+        .where(RoundGrantRow.round_id == terms.round_id, GrantRow.node_key.in_(terms.weights))
         .order_by(GrantRow.grant_id)
     )
     return tuple(SignedGrant(grant=Grant.model_validate_json(r.document), signature=r.signature) for r in rows)

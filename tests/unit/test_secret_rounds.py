@@ -209,6 +209,13 @@ def test_a_round_of_members_with_grants_and_tokens_is_taken_part_in(here: Privat
     member_side.require_terms(opening_of(here), here.ledger.train_task(here.round_id), here.factors)
 
 
+def test_who_declines_takes_nobody_else_out_of_the_round(here: PrivateRound) -> None:
+    here.ledger.decline(here.round_id, here.members[3].grant.node_key, "No disk left.")
+    here.exchange = RoundExchange(here.ledger, here.secret, here.round_id, here.layers, here.folder / "candidates")
+    require(here, opening_of(here))
+    assert here.answer(0, 1, 2) == RoundState.SHARING
+
+
 def regranted(member: Member, **changes: object) -> SignedGrant:
     grant = member.grant.model_copy(update=changes)
     return SignedGrant(grant=grant, signature=sign(grant, member.wallet))
