@@ -62,18 +62,23 @@ class Act(Document):
         return eip712(self.chain_id, kind, {kind: types}, {name: value for name, _, value in shown})
 
 
-class CancelRound(Act):
-    """An admin's order: this round ends without a release."""
-
-    effect = "This round ends without a release. What was contributed to it is not merged."
+class AdminAct(Act):
+    """An act of an admin, which has a reason."""
 
     admin: Address
-    round_id: ShortId
     reason: Reason
 
     @property
     def actor(self) -> Address:
         return self.admin
+
+
+class CancelRound(AdminAct):
+    """An admin's order: this round ends without a release."""
+
+    effect = "This round ends without a release. What was contributed to it is not merged."
+
+    round_id: ShortId
 
     @property
     def subject(self) -> str:
@@ -83,18 +88,12 @@ class CancelRound(Act):
         return (("admin", "address", self.admin), ("round", "string", self.round_id), ("reason", "string", self.reason))
 
 
-class RemoveContribution(Act):
+class RemoveContribution(AdminAct):
     """An admin's order: this contribution is live no longer, and the collective is merged again without it."""
 
     effect = "This contribution ends, and the shared model is made again without it."
 
-    admin: Address
     contribution_id: ShortId
-    reason: Reason
-
-    @property
-    def actor(self) -> Address:
-        return self.admin
 
     @property
     def subject(self) -> str:

@@ -708,7 +708,7 @@ class Ledger:
 
     def _close_exchange(self, session: Session, row: RoundRow, step: Step) -> Step:
         """The step itself, or the end of the round where too few answered; the last exchange has nothing to close."""
-        stage = sums.stage_of(session, row)
+        stage = sums.stage_of(session, row.round_id, RoundState(row.state))
         try:
             if not isinstance(stage, Answers):
                 stage.close()

@@ -51,7 +51,8 @@ class SecretSums:
         with self._database.reading() as session:
             row = round_row(session, round_id)
             _require_exchange(row)
-            return RoundState(row.state), sums.stage_of(session, row)
+            state = RoundState(row.state)
+            return state, sums.stage_of(session, round_id, state)
 
     def wanted(self, round_id: str, state: RoundState) -> frozenset[str]:
         """Node keys whose answer in this exchange is missing; nobody's in one that is not the present."""
@@ -102,11 +103,11 @@ class SecretSums:
             Conflict: too few shares came, or a false one.
         """
         with self._database.reading() as session:
-            row, terms = round_row(session, round_id), sums.terms_of(session, round_id)
+            terms = sums.terms_of(session, round_id)
             assert terms is not None
             found = sums.contributions(session, round_id)
             weights = {contribution_id: terms.weights[node_key] for contribution_id, node_key in found.items()}
-            return sums.total(session, row, self._folder), weights
+            return sums.total(session, round_id, self._folder), weights
 
     def _add(self, session: Session, contribution: Contribution) -> None:
         header = contribution.header

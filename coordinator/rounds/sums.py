@@ -55,14 +55,13 @@ def terms_of(session: Session, round_id: str) -> MaskingTerms | None:
     return MaskingTerms.model_validate_json(row.terms) if row else None
 
 
-def stage_of(session: Session, row: RoundRow) -> Stage:
-    """The present exchange with all that was said in it, in a round whose terms are fixed and that is in one."""
-    terms = terms_of(session, row.round_id)
+def stage_of(session: Session, round_id: str, state: RoundState) -> Stage:
+    """An exchange with all that was said in it, in a round whose terms are fixed."""
+    terms = terms_of(session, round_id)
     assert terms is not None
-    at = EXCHANGES.index(RoundState(row.state))
-    stage: Any = Keys(terms, _said(session, row.round_id, EXCHANGES[0]))
-    for state in EXCHANGES[1 : at + 1]:
-        stage = replace(stage.close(), taken=_said(session, row.round_id, state))
+    stage: Any = Keys(terms, _said(session, round_id, EXCHANGES[0]))
+    for each in EXCHANGES[1 : EXCHANGES.index(state) + 1]:
+        stage = replace(stage.close(), taken=_said(session, round_id, each))
     return stage  # type: ignore[no-any-return]
 
 
@@ -92,7 +91,7 @@ def exchanged(session: Session, row: RoundRow) -> Exchanged | None:
         asked=may,
         answered=there,
         ends=row.deadline if state is RoundState.TRAINING else begun.since + seconds,
-        enough=is_last and cast(Answers, stage_of(session, row)).is_enough,
+        enough=is_last and cast(Answers, stage_of(session, row.round_id, state)).is_enough,
     )
 
 
@@ -111,7 +110,7 @@ def take(session: Session, row: RoundRow, said: bytes, words: bytes = b"") -> Si
         ) from error
     if signed.document.node_key not in asked(session, row):
         raise ContributionRefused("This node is not asked in this exchange.")
-    stage: Any = stage_of(session, row)
+    stage: Any = stage_of(session, row.round_id, state)
     stage.take(signed, words) if isinstance(stage, Inputs) else stage.take(signed)
     key = (row.round_id, signed.document.node_key, state.value)
     if session.get(ExchangeRow, key) is None:
@@ -153,14 +152,14 @@ def grants_behind(session: Session, terms: MaskingTerms) -> tuple[SignedGrant, .
     return tuple(SignedGrant(grant=Grant.model_validate_json(r.document), signature=r.signature) for r in rows)
 
 
-def total(session: Session, row: RoundRow, folder: Path) -> IntArray:
+def total(session: Session, round_id: str, folder: Path) -> IntArray:
     """The sum over the survivors, exactly, (size,), from the answers and the masked words under ``folder``.
 
     Raises:
         Conflict: a secret has too few shares, or was shared wrongly.
     """
-    stage: Any = stage_of(session, _in(row, RoundState.UNMASKING))
-    return stage.total(_words(session, row.round_id, folder))  # type: ignore[no-any-return]
+    stage = cast(Answers, stage_of(session, round_id, RoundState.UNMASKING))
+    return stage.total(_words(session, round_id, folder))
 
 
 def contributions(session: Session, round_id: str) -> dict[str, str]:
@@ -176,11 +175,6 @@ def contributions(session: Session, round_id: str) -> dict[str, str]:
 def _words(session: Session, round_id: str, folder: Path) -> Iterator[tuple[str, bytes]]:
     for contribution_id, node_key in contributions(session, round_id).items():
         yield node_key, (folder / contribution_id / WORDS).read_bytes()
-
-
-def _in(row: RoundRow, state: RoundState) -> RoundRow:
-    """The row as it was in that state, for reading only."""
-    return RoundRow(round_id=row.round_id, state=state, plan=row.plan, deadline=row.deadline)
 
 
 def _said(session: Session, round_id: str, state: RoundState) -> dict[str, Any]:
