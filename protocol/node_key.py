@@ -13,6 +13,7 @@ from pydantic import Field
 
 from protocol.canonical import Document, sha256
 from protocol.errors import BadInput, ContributionRefused
+from protocol.private_file import write_private
 
 _ALGORITHM = ec.ECDSA(hashes.SHA384())
 
@@ -29,11 +30,9 @@ def create(path: Path) -> None:
     """Write a new private key (PKCS 8 PEM, readable by the owner only) unless there is one already."""
     if path.exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     key = ec.generate_private_key(ec.SECP384R1())
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path.touch(mode=0o600)
-    path.write_bytes(pem)
+    write_private(path, pem)
 
 
 def public_of(path: Path) -> str:

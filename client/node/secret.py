@@ -35,6 +35,7 @@ from protocol.masking import (
 )
 from protocol.modes import FloatArray
 from protocol.policy import Policy
+from protocol.private_file import write_private
 
 _STATE, _SEED = "masking.json", "seed"
 _LEAVE = "Leave this round and tell the DAO."
@@ -58,7 +59,7 @@ def own_seed(folder: Path) -> int:
     """
     path = folder / _SEED
     if not path.exists():
-        _write_private(path, os.urandom(6).hex().encode())
+        write_private(path, os.urandom(6).hex().encode())
     return int(path.read_text(), 16)
 
 
@@ -163,7 +164,7 @@ def _require_owned(secret: SecretRound, task: TrainTask, chain: OwnChain) -> Non
 
 def _keep(folder: Path, step: Step) -> Body:  # type: ignore[type-arg]
     """The state first, then the answer."""
-    _write_private(folder / _STATE, step.member.canonical())
+    write_private(folder / _STATE, step.member.canonical())
     return {"said": step.answer.canonical()}
 
 
@@ -180,15 +181,3 @@ def _told(model: type[Told], body: Body, name: str) -> Told:
         return model.model_validate_json(data)
     except ValidationError as error:
         raise BadInput("What is shown of the secret sum cannot be read.", "Versions may differ.") from error
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    """Whole or not at all, and for the owner's eyes only from its first byte on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    beside.unlink(missing_ok=True)
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)

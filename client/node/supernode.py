@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from client.node.tasks import INSTALLED_HANDLER
 from processes.children import Child
 from protocol.errors import BadInput
+from protocol.private_file import write_private
 
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 10.0  # seconds between an unexpected end and the next start
 STEADY = 60.0  # seconds after which a start counts as a success
@@ -62,7 +63,7 @@ class SuperNodeProcess:
     def start(self) -> None:
         """Start it and return at once; ``BadInput`` when the key cannot be used."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_private(self._folder / "node_key", _as_openssh(self._private_key.read_bytes()))
+        write_private(self._folder / "node_key", _as_openssh(self._private_key.read_bytes()))
         self._stopping.clear()
         self._child = self._spawn()
         self._keeper = threading.Thread(target=self._keep, name="supernode", daemon=True)
@@ -103,7 +104,7 @@ class SuperNodeProcess:
 
     def _spawn(self) -> Child:
         secret = self._folder / "secret"
-        _write_private(secret, secrets.token_bytes(32))
+        write_private(secret, secrets.token_bytes(32))
         command = [sys.executable, "-m", "client.node", "supernode"]
         command += ["--superlink", self._superlink, "--root-certificates", str(self._root_certificate)]
         command += ["--auth-supernode-private-key", str(self._folder / "node_key")]
@@ -133,11 +134,6 @@ def _as_openssh(key: bytes) -> bytes:
     return private_key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    path.touch(mode=0o600)
-    path.write_bytes(content)
 
 
 def _free_port() -> int:

@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from processes.children import Child
 from protocol.errors import Unreachable
+from protocol.private_file import write_private
 
 HOST = "127.0.0.1"
 CA_LIFE = datetime.timedelta(days=3650)
@@ -74,7 +75,7 @@ class SuperLinkProcess:
         """Start it and return when it answers; ``Unreachable`` when it does not within ``timeout`` seconds."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         certify(self._folder)
-        _write_private(self._folder / "secret", secrets.token_bytes(32))
+        write_private(self._folder / "secret", secrets.token_bytes(32))
         self._child = Child(self._command(), self.log_file, self._environment())
         deadline = time.monotonic() + timeout
         while not _answers(self.port):
@@ -136,7 +137,7 @@ def certify(folder: Path) -> None:
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .sign(ca_key, hashes.SHA256())
     )
-    _write_private(folder / "server.key", _pem(key))
+    write_private(folder / "server.key", _pem(key))
     (folder / "server.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
 
@@ -165,7 +166,7 @@ def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certifica
         .add_extension(usage, critical=True)
         .sign(key, hashes.SHA256())
     )
-    _write_private(key_file, _pem(key))
+    write_private(key_file, _pem(key))
     certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     return key, certificate
 
@@ -196,11 +197,6 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    path.touch(mode=0o600)
-    path.write_bytes(content)
 
 
 def _free_port() -> int:

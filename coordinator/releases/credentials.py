@@ -8,7 +8,6 @@ instead.
 import datetime as dt
 import io
 import json
-import os
 from pathlib import Path
 
 from cryptography import x509
@@ -18,6 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from protocol.canonical import Document
 from protocol.errors import BadInput, Unreachable
+from protocol.private_file import write_private
 
 CERTIFICATES, KEY = "certificates.pem", "key.pem"
 SELF_MADE = "Coterie, self-made: nobody vouches for it"
@@ -107,12 +107,10 @@ def make_certificate(folder: Path, dao: str) -> None:
         .add_extension(authority, critical=False)
         .sign(root_key, hashes.SHA256())
     )
-    _write(folder / CERTIFICATES, b"".join(one.public_bytes(serialization.Encoding.PEM) for one in (own, root)), 0o644)
-    _write(
-        folder / KEY,
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
-        0o600,
-    )
+    # The key comes last: where it is, the certificates are whole.
+    (folder / CERTIFICATES).write_bytes(b"".join(one.public_bytes(serialization.Encoding.PEM) for one in (own, root)))
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    write_private(folder / KEY, pem)
 
 
 def _name(common: str) -> x509.Name:
@@ -133,11 +131,3 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
-
-
-def _write(file: Path, data: bytes, mode: int) -> None:
-    part = file.with_suffix(".part")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
-        stream.write(data)
-    part.replace(file)
