@@ -28,8 +28,8 @@ TOKEN = Token(chain_id=31337, contract="0x" + "ab" * 20, token_id=1)
 MEMBER = Account.from_key("0x" + "11" * 32)
 
 
-def merged_contribution(folder: Path) -> MergedContribution:
-    """One member's, well signed, under an HASH of everything."""
+def merged_contribution(folder: Path, trained_on: Token = TOKEN) -> MergedContribution:
+    """One member's, well signed, under an HASH of everything; its grant is for ``TOKEN`` alone."""
     key = folder / "node.pem"
     node_key.create(key)
     grant = Grant(
@@ -50,7 +50,7 @@ def merged_contribution(folder: Path) -> MergedContribution:
         plan_hash=HASH,
         policy_hash=HASH,
         base_hash=HASH,
-        tokens=(TokenUse(token=TOKEN, media_sha256=HASH, caption="a noun", held_out=False),),
+        tokens=(TokenUse(token=trained_on, media_sha256=HASH, caption="a noun", held_out=False),),
         adapter_sha256=HASH,
         statistics_sha256=HASH,
         recipe=StatisticsRecipe(pictures=1, sampling_steps=1, noise_levels=1, seed=0, rank=1),

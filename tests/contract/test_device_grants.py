@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Chain
 from eth_account import Account
 from eth_account.messages import encode_defunct
-from round_parts import write_small_base
 from test_coordinator_api import ALICE, BOB, NOBODY, Coordinator, problem
+from test_coordinator_api import here as here  # the fixture
 
 from coordinator.identity import devices
 from protocol import node_key
@@ -19,14 +17,6 @@ from protocol.grant import Grant, require_signer, sign
 
 pytestmark = pytest.mark.slow
 PAGE = {"Origin": "https://nouns.example"}
-
-
-@pytest.fixture
-def here(chain: Chain, tmp_path: Path) -> Iterator[Coordinator]:
-    chain.anvil.finalize()
-    coordinator = Coordinator(chain, tmp_path, write_small_base(tmp_path / "base"))
-    yield coordinator
-    coordinator.service.database.close()
 
 
 def browser_sign_in(here: Coordinator, key: str, **headers: str) -> Any:

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Chain
 from eth_account import Account
 from eth_account.messages import encode_defunct
-from round_parts import write_small_base
 from test_coordinator_api import ALICE, BOB, CAROL, Coordinator, problem
+from test_coordinator_api import here as here  # the fixture
 
 from coordinator.identity import grants
 from coordinator.identity.members import MAX_WALLETS, link, person_of, unlink, wallets_of
 from protocol.errors import BadInput, Conflict, NotFound
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def here(chain: Chain, tmp_path: Path) -> Iterator[Coordinator]:
-    chain.anvil.finalize()
-    coordinator = Coordinator(chain, tmp_path, write_small_base(tmp_path / "base"))
-    yield coordinator
-    coordinator.service.database.close()
 
 
 def address(key: str) -> str:

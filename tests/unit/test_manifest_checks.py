@@ -4,66 +4,21 @@ from pathlib import Path
 
 import pytest
 from eth_account import Account
+from release_parts import HASH, MEMBER, TOKEN, merged_contribution
 
-from contracts_abi.model import Snapshot, Token
+from contracts_abi.model import Snapshot
 from contracts_abi.signatures import AskWallet
-from protocol import node_key
-from protocol.contribution import ContributionHeader, StatisticsRecipe, TokenUse, Training
 from protocol.errors import ContentMismatch, ContributionRefused, NotAllowed
-from protocol.grant import Grant, sign, signing_hash
+from protocol.grant import sign, signing_hash
 from protocol.manifest import Manifest, MergedContribution
 
-MEMBER, STRANGER = (Account.from_key("0x" + byte * 32) for byte in ("11", "22"))
-HASH = "0" * 64
-TOKEN, OTHER = (Token(chain_id=31337, contract="0x" + "ab" * 20, token_id=n) for n in (1, 2))
+STRANGER = Account.from_key("0x" + "22" * 32)
+OTHER = TOKEN.model_copy(update={"token_id": 2})
 
 
 @pytest.fixture
 def contribution(tmp_path: Path) -> MergedContribution:
-    return contribution_on(TOKEN, tmp_path)
-
-
-def contribution_on(token: Token, folder: Path) -> MergedContribution:
-    """The grant is for ``TOKEN``; the header says that ``token`` was trained on."""
-    key = folder / "node.pem"
-    node_key.create(key)
-    grant = Grant(
-        dao="d",
-        chain_id=31337,
-        member=MEMBER.address,
-        purpose="p",
-        tokens=(TOKEN,),
-        node_key=node_key.public_of(key),
-        policy_hash=HASH,
-        base_hash=HASH,
-        expires=2_000_000_000,
-    )
-    header = ContributionHeader(
-        round_id="r",
-        grant_id=grant.grant_id,
-        node_key=grant.node_key,
-        plan_hash=HASH,
-        policy_hash=HASH,
-        base_hash=HASH,
-        tokens=(TokenUse(token=token, media_sha256=HASH, caption="a noun", held_out=False),),
-        adapter_sha256=HASH,
-        statistics_sha256=HASH,
-        recipe=StatisticsRecipe(pictures=1, sampling_steps=1, noise_levels=1, seed=0, rank=1),
-        training=Training(steps=1, seconds=1, device="cpu", first_loss=1, last_loss=1),
-    )
-    return MergedContribution(
-        contribution_id=header.digest()[:16],
-        member=MEMBER.address,
-        grant=grant,
-        grant_signature=sign(grant, MEMBER.key.hex()),
-        header=header,
-        signature=node_key.sign(key, header.canonical()),
-        weight=1,
-        share=1.0,
-        rank=1,
-        norm=1.0,
-        licences=("CC0",),
-    )
+    return merged_contribution(tmp_path)
 
 
 def test_a_contribution_as_it_was_granted_and_signed_holds(contribution: MergedContribution) -> None:
@@ -72,7 +27,7 @@ def test_a_contribution_as_it_was_granted_and_signed_holds(contribution: MergedC
 
 def test_a_contribution_on_a_token_that_was_not_granted_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ContributionRefused, match="beyond its grant"):
-        contribution_on(OTHER, tmp_path).check()
+        merged_contribution(tmp_path, OTHER).check()
 
 
 def test_a_contribution_put_in_anothers_name_is_refused(contribution: MergedContribution) -> None:
@@ -129,7 +84,7 @@ def test_a_foreign_signature_without_a_block_of_its_chain_is_refused(
 
 def test_a_contract_wallet_s_contribution_is_held_to_its_grant_all_the_same(tmp_path: Path) -> None:
     with pytest.raises(ContributionRefused, match="beyond its grant"):
-        of_a_contract_wallet(contribution_on(OTHER, tmp_path)).check()
+        of_a_contract_wallet(merged_contribution(tmp_path, OTHER)).check()
 
 
 def test_a_header_changed_after_signing_is_refused(contribution: MergedContribution) -> None:
