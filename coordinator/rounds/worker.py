@@ -20,6 +20,7 @@ from coordinator.eligibility.policies import kept
 from coordinator.eligibility.verdicts import opening_verdicts, take_snapshot
 from coordinator.lease import TRY_SECONDS
 from coordinator.releases.build import MANIFEST, ReleaseDraft, build, published_files
+from coordinator.releases.signing import make_key
 from coordinator.releases.store import CarStore
 from coordinator.rounds import candidate, private
 from coordinator.rounds.candidate import Candidates, without
@@ -87,12 +88,18 @@ class Worker:
         while not stop.is_set():
             try:
                 with self._database.leased(stop) as is_ours, self._alone(stop):
-                    while not stop.is_set() and is_ours():
-                        self.tick()
-                        stop.wait(self._settings.poll_seconds)
+                    self._work(stop, is_ours)
             except Unreachable as error:
                 log.warning("the worker rests", reason=str(error))
                 stop.wait(REST_SECONDS)
+
+    def _work(self, stop: threading.Event, is_ours: Callable[[], bool]) -> None:
+        if stop.is_set():
+            return
+        make_key(self._settings.credentials)  # so that readers can be told of it before they need it
+        while not stop.is_set() and is_ours():
+            self.tick()
+            stop.wait(self._settings.poll_seconds)
 
     def tick(self) -> None:
         """Look at the chain once, at every round that has not ended, and at what is due elsewhere."""
@@ -182,7 +189,7 @@ class Worker:
         except Conflict as clash:
             self._fail(facts, clash.message)
             return
-        cid = self._store.put({name: folder / name for name in (MANIFEST, *manifest.files)})
+        cid = self._store.put({name: folder / name for name in (MANIFEST, *manifest.names)})
         self._store.verify(cid)
         try:
             self._ledger.publish(facts.round_id, str(cid), manifest)
