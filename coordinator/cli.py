@@ -114,7 +114,9 @@ def serve(config: Config = DEFAULT_CONFIG) -> None:
     """Run the web server alone: API, gateway and page."""
     from coordinator.web.server import serve as serve_web
 
-    serve_web(_settings(config))
+    settings = _settings(config)
+    Database(settings.database).close()  # one of another version is refused here, before the server's processes fork
+    serve_web(settings)
 
 
 @app.command()

@@ -244,7 +244,6 @@ def test_nobody_revokes_another_s_grant(here: Coordinator) -> None:
     problem(give(here, unknown, sign(unknown, ALICE)), 404, "not-found")
 
 
-@pytest.mark.usefixtures("each_database")
 def test_a_contribution_that_dies_by_an_order_leaves_the_round_that_it_was_made_for(here: Coordinator) -> None:
     round_id, granted = opened(here, ALICE, BOB)
     train(here, round_id, granted)
