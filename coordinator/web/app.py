@@ -9,13 +9,13 @@ from coordinator.config import CoordinatorSettings
 from coordinator.web.access import guard
 from coordinator.web.acts import acts
 from coordinator.web.api import api
-from coordinator.web.devices import devices
+from coordinator.web.devices import device_pages, devices
 from coordinator.web.gateway import gateway
 from coordinator.web.openapi import PROBLEM, DocumentedApp
 from coordinator.web.pages import pages
 from coordinator.web.requests import cookie_name
 from coordinator.web.service import RegisterNode, Service, UnregisterNode
-from coordinator.web.wallets import wallets
+from coordinator.web.wallets import wallet_pages, wallets
 from protocol.errors import CoterieError, Unreachable
 
 MAX_BODY = 1 << 20
@@ -46,9 +46,9 @@ def create_app(
     if settings.proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.proxies, x_proto=0, x_host=0)  # type: ignore[method-assign]
     app.extensions["coterie"] = here
-    for routes in (acts,):
+    for routes in (acts, api, devices, wallets):
         app.register_api(routes)
-    for blueprint in (api, devices, gateway, pages, wallets):
+    for blueprint in (device_pages, gateway, pages, wallet_pages):
         app.register_blueprint(blueprint)
     app.add_url_rule("/healthz", "healthz", lambda: jsonify(status="ok"))
     app.add_url_rule("/api/v1/openapi.json", "openapi", lambda: jsonify(app.api_doc))

@@ -21,8 +21,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar, get_type_hints
+from urllib.parse import urlencode
 
-from flask import Response, jsonify, request
+from flask import Response, after_this_request, jsonify, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.info import Info
 from flask_openapi3.models.tag import Tag
@@ -69,6 +70,16 @@ class Operation:
     body: type[BaseModel] | None
     status: int
     answer: type[BaseModel]
+
+
+def point_to_next(**query: int) -> None:
+    """The answer to this request gets a link to the next piece of the list (RFC 8288)."""
+    link = f'<{request.path}?{urlencode(query)}>; rel="next"'
+
+    @after_this_request
+    def linked(answer: Response) -> Response:
+        answer.headers["Link"] = link
+        return answer
 
 
 class Routes(APIBlueprint):
