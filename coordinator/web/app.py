@@ -9,8 +9,10 @@ from coordinator.config import CoordinatorSettings
 from coordinator.web.access import guard
 from coordinator.web.acts import acts
 from coordinator.web.api import api
+from coordinator.web.caching import settle_caching
 from coordinator.web.devices import device_pages, devices
 from coordinator.web.gateway import gateway
+from coordinator.web.limits import Limits, count_requests, count_sessions
 from coordinator.web.openapi import PROBLEM, DocumentedApp
 from coordinator.web.pages import pages
 from coordinator.web.requests import cookie_name
@@ -46,6 +48,8 @@ def create_app(
     if settings.proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.proxies, x_proto=0, x_host=0)  # type: ignore[method-assign]
     app.extensions["coterie"] = here
+    limits = Limits(settings)
+    count_requests(app, limits)
     for routes in (acts, api, devices, wallets):
         app.register_api(routes)
     for blueprint in (device_pages, gateway, pages, wallet_pages):
@@ -53,9 +57,11 @@ def create_app(
     app.add_url_rule("/healthz", "healthz", lambda: jsonify(status="ok"))
     app.add_url_rule("/api/v1/openapi.json", "openapi", lambda: jsonify(app.api_doc))
     guard(app)
+    count_sessions(app, limits)
     app.register_error_handler(CoterieError, _problem)
     app.register_error_handler(HTTPException, _http_problem)
     app.register_error_handler(Exception, _unforeseen)
+    app.after_request(settle_caching)
     app.after_request(_secure)
     return app
 
