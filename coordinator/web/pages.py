@@ -274,6 +274,12 @@ def _passage(view: ReleaseView, releases: Sequence[ReleaseView], colours: Mappin
     return Passage(view, _ribbon(view.manifest, colours), came, replaced=len(before - now - removed))
 
 
+@pages.app_context_processor
+def _everywhere() -> dict[str, object]:
+    """What every page's head and foot name."""
+    return {"policy": service().policy}
+
+
 @pages.app_template_filter("short")
 def _short(address: str) -> str:
     return short(address)

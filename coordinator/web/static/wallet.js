@@ -1,13 +1,15 @@
 // A browser's wallet: found by EIP-6963, asked by EIP-1193. It signs what stands on the page and nothing else: a sign-in
-// or a link (EIP-4361, personal_sign) and a grant (EIP-712, eth_signTypedData_v4). Never a transaction.
+// or a link (EIP-4361, personal_sign), a grant or an order (EIP-712, eth_signTypedData_v4). Never a transaction.
+// A page's own module imports this one, says with whenChosen what a chosen wallet is for, and calls lookForWallets.
 
 const main = document.querySelector("main");
-const { chain, code, next, wallet } = main.dataset;
-const at = (id) => document.getElementById(id);
+const { chain, next, wallet } = main.dataset;
 const REMEMBERED = "coterie-wallet";
 const WAIT_FOR_WALLETS_MS = 600;
 
-class Told extends Error {}
+export const at = (id) => document.getElementById(id);
+
+export class Told extends Error {}
 
 // What went wrong, in words. Codes: EIP-1193, EIP-1474 and MetaMask's -32002.
 const WORDS = new Map([
@@ -26,13 +28,13 @@ function inWords(error) {
   return WORDS.get(number) ?? `The wallet answered: ${String(error?.message ?? error).slice(0, 300)}`;
 }
 
-function say(text) {
+export function say(text) {
   at("failed").hidden = true;
   at("said").hidden = !text;
   at("said").textContent = text;
 }
 
-function complain(text) {
+export function complain(text) {
   at("said").hidden = true;
   at("failed").textContent = text;
   at("failed").hidden = false;
@@ -40,7 +42,7 @@ function complain(text) {
 }
 
 // One act at a time: what can be pressed waits until it is over, and what goes wrong is told.
-async function act(work) {
+export async function act(work) {
   const pressable = [...document.querySelectorAll("button")];
   for (const button of pressable) button.disabled = true;
   try {
@@ -51,7 +53,7 @@ async function act(work) {
   for (const button of pressable) button.disabled = false;
 }
 
-async function post(path, body) {
+export async function post(path, body) {
   let answer;
   try {
     answer = await fetch(`/api/v1/${path}`, {
@@ -77,14 +79,19 @@ window.addEventListener("eip6963:announceProvider", (event) => {
   list();
 });
 
-function remembered() {
+export function remembered() {
   const known = [...found.values()];
   return known.find((one) => one.rdns === sessionStorage.getItem(REMEMBERED)) ?? (known.length === 1 ? known[0] : null);
 }
 
-let choose = wallet && !code ? linkWallet : signIn;
+let choose = signIn;
 
-function list() {
+// What is done with the wallet that is chosen; signing in, when nothing else is said.
+export function whenChosen(work) {
+  choose = work;
+}
+
+export function list() {
   at("wallets")?.replaceChildren(
     ...[...found.values()].map((one) => {
       const button = document.createElement("button");
@@ -112,55 +119,54 @@ function hex(text) {
   return `0x${Array.from(new TextEncoder().encode(text), (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
-async function signIn(one) {
+export async function accountsOf(one) {
   say(`${one.name} asks which account to use: choose it there.`);
-  const [account] = await one.provider.request({ method: "eth_requestAccounts" });
-  if (!account) throw new Told("The wallet named no account. Unlock it, then press again.");
+  const accounts = await one.provider.request({ method: "eth_requestAccounts" });
+  if (accounts.length === 0) throw new Told("The wallet named no account. Unlock it, then press again.");
+  return accounts;
+}
+
+// EIP-4361: the coordinator writes the text, the wallet signs it.
+export async function signText(one, account, asked) {
   await onOurChain(one.provider);
-  const { address, message } = await post("session/text", { address: account });
+  const { address, message } = await post("session/text", { address: account, ...asked });
   say(`${one.name} shows the sign-in: sign it there.`);
   const signature = await one.provider.request({ method: "personal_sign", params: [hex(message), address] });
-  await post("session/browser", { message, signature });
+  return { message, signature };
+}
+
+export async function signIn(one) {
+  const [account] = await accountsOf(one);
+  await post("session/browser", await signText(one, account, {}));
   sessionStorage.setItem(REMEMBERED, one.rdns);
   location.assign(next);
 }
 
-async function linkWallet(one) {
-  say(`${one.name} asks which account to link: choose it there.`);
-  const [account] = await one.provider.request({ method: "eth_requestAccounts" });
-  if (!account) throw new Told("The wallet named no account. Unlock it, then press again.");
-  if (account.toLowerCase() === wallet.toLowerCase()) {
-    throw new Told("This is the account that is signed in. Change to the other one in your wallet, then press again.");
-  }
-  await onOurChain(one.provider);
-  const { address, message } = await post("session/text", { address: account, link_to: wallet });
-  say(`${one.name} shows what links it: sign it there.`);
-  const signature = await one.provider.request({ method: "personal_sign", params: [hex(message), address] });
-  await post("wallets/link", { message, signature });
-  location.reload();
+// EIP-712, by the account that is signed in.
+export async function signTypedData(one, typedData, what) {
+  say(`${one.name} shows the ${what}: read it and sign it there.`);
+  return one.provider.request({ method: "eth_signTypedData_v4", params: [await signedInAccount(one), typedData] });
 }
 
-async function signGrant(one) {
-  const tokens = [...document.querySelectorAll("input[name=token]:checked")].map((box) => box.value);
-  if (tokens.length === 0) throw new Told("Nothing is ticked. Tick the NFTs that you want to grant.");
+export async function signedInAccount(one) {
   const accounts = await one.provider.request({ method: "eth_requestAccounts" });
   const account = accounts.find((name) => name.toLowerCase() === wallet.toLowerCase());
   if (!account) throw new Told(`You are signed in as ${wallet}. Choose that account in your wallet, then press again.`);
   await onOurChain(one.provider);
-  const days = Number(at("days").value);
-  const { grant, typed_data: typedData } = await post("devices/proposal", { user_code: code, tokens, days });
-  say(`${one.name} shows the grant: read it and sign it there.`);
-  const signature = await one.provider.request({ method: "eth_signTypedData_v4", params: [account, typedData] });
-  say("Checking the grant with the chain …");
-  await post("devices/grant", { user_code: code, grant, signature });
-  location.reload();
+  return account;
 }
 
-function count() {
-  const chosen = [...document.querySelectorAll("input[name=token]:checked")];
-  at("chosen").textContent = chosen.length;
-  const silent = chosen.some((box) => "warrant" in box.dataset);
-  at("warrant").hidden = at("warrant-word").hidden = !silent;
+// With the wallet that signed in, or with one that is chosen now.
+export function withWallet(work) {
+  choose = work;
+  const one = remembered();
+  if (one) {
+    act(() => work(one));
+    return;
+  }
+  at("wallets").hidden = false;
+  list();
+  if (found.size) complain("Choose the wallet that signs.");
 }
 
 // Buttons that post something that stands on them, and show what came of it.
@@ -173,26 +179,12 @@ for (const button of document.querySelectorAll("button[data-post]")) {
   );
 }
 
-at("grant")?.addEventListener("submit", (event) => {
-  event.preventDefault();
-  choose = signGrant;
-  const one = remembered();
-  if (one) {
-    act(() => signGrant(one));
-    return;
-  }
-  at("wallets").hidden = false;
-  list();
-  if (found.size) complain("Choose the wallet that signs.");
-});
-
-for (const box of document.querySelectorAll("input[name=token]")) box.addEventListener("change", count);
-if (at("grant")) count();
-
-window.dispatchEvent(new Event("eip6963:requestProvider"));
-setTimeout(() => {
-  if (found.size === 0 && typeof window.ethereum?.request === "function") {
-    found.set("window.ethereum", { name: "Browser wallet", rdns: "window.ethereum", provider: window.ethereum });
-  }
-  list();
-}, WAIT_FOR_WALLETS_MS);
+export function lookForWallets() {
+  window.dispatchEvent(new Event("eip6963:requestProvider"));
+  setTimeout(() => {
+    if (found.size === 0 && typeof window.ethereum?.request === "function") {
+      found.set("window.ethereum", { name: "Browser wallet", rdns: "window.ethereum", provider: window.ethereum });
+    }
+    list();
+  }, WAIT_FOR_WALLETS_MS);
+}
