@@ -23,6 +23,7 @@ from eth_account.messages import encode_defunct
 from flask.testing import FlaskClient
 from round_parts import PLAN, adapter_for, contribution_for, reply_of, scores_for, statistics_for, write_small_base
 from sqlalchemy import func, select
+from web_parts import DocumentedClient
 
 from bases import EMBEDDED_BASE
 from contracts_abi.model import Token
@@ -100,6 +101,7 @@ class Coordinator:
         self.registered = RegistrationFake()
         self.runs = RunsFake()
         self.app = create_app(self.settings, self.registered)
+        self.app.test_client_class = DocumentedClient
         self.client: FlaskClient = self.app.test_client()
         self.folder = folder
 
