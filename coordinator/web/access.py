@@ -8,7 +8,7 @@ route with every kind of caller.
 from collections.abc import Mapping
 from enum import StrEnum
 
-from flask import Flask, request
+from flask import Flask, g, request
 
 from coordinator.web.requests import require_no_other_site, route_of, signed_in
 from coordinator.web.service import service
@@ -97,6 +97,7 @@ _SAFE = {"GET", *_AUTOMATIC}
 def _admit() -> None:
     """Raises NotAllowed when another site's page asks for an act, NotSignedIn when a session is needed."""
     here = service()
+    g.pop("wallet", None)  # where an outer context outlives requests, it is not to outlive this one
     if request.method not in _SAFE:
         require_no_other_site(here)
     if WHO.get(route_of()) in SESSIONS:
