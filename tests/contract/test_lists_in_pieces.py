@@ -16,7 +16,7 @@ from coordinator.config import CoordinatorSettings
 from coordinator.database import RoundRow
 from coordinator.orders import call
 from coordinator.web import api
-from deploy.demo.processes import free_ports
+from processes.ports import free_ports
 from protocol.errors import Unreachable
 from protocol.grant import RoundPlan
 
