@@ -178,8 +178,11 @@ class DocumentedApp(OpenAPI):
         self._operations: dict[str, Operation] = {}
 
     def register_api(self, api: APIBlueprint, **options: Any) -> None:
+        """Raises LookupError when another operation has the name of one of these."""
         super().register_api(api, **options)
         if isinstance(api, Routes):
+            if taken := sorted(self._operations.keys() & api.operations.keys()):
+                raise LookupError(f"Two views of the API are called {taken[0]}; its document needs a name for each.")
             self._operations.update(api.operations)
 
     def generate_spec_json(self) -> None:

@@ -13,7 +13,9 @@ from web_parts import ROOT, plain_app
 
 from coordinator.web import access, problems
 from coordinator.web.access import SESSIONS, WHO
+from coordinator.web.api import list_rounds
 from coordinator.web.limits import KINDS
+from coordinator.web.openapi import Routes
 from protocol.errors import CoterieError
 
 
@@ -67,6 +69,13 @@ def test_an_app_with_a_route_that_is_not_in_the_table_does_not_start(tmp_path: P
         app.add_url_rule("/secret", "secret", lambda: jsonify(all="of it"))
         with pytest.raises(LookupError, match="GET /secret"):
             access.guard(app)
+
+
+def test_two_views_of_one_name_are_told_when_the_coordinator_starts(tmp_path: Path) -> None:
+    again = Routes("again", __name__, tag="Again")
+    again.get("/api/v1/again")(list_rounds)
+    with plain_app(tmp_path) as app, pytest.raises(LookupError, match="list_rounds"):
+        app.register_api(again)
 
 
 def test_the_tables_name_no_route_that_is_not_there(app: Flask) -> None:

@@ -119,6 +119,7 @@ class SilentStorage(MemoryStorage):
     """A storage that does not answer."""
 
     STORAGE_SCHEME = ("silent",)
+    base_exceptions = ConnectionError
 
     def acquire_sliding_window_entry(self, *_: object, **__: object) -> bool:
         raise ConnectionError("gone")
