@@ -32,6 +32,9 @@ class Who(StrEnum):
 SESSIONS = frozenset({Who.MEMBER, Who.OWNER, Who.ADMIN})
 """Those who come with a session."""
 
+ONCE = frozenset({Who.OWNER, Who.MEMBER_ORDER, Who.ADMIN_ORDER, Who.NODE})
+"""Whose acts are done once where they come with an Idempotency-Key: grants and orders."""
+
 WHO: Mapping[str, Who] = {
     # app.py
     "GET /healthz": Who.VISITOR,

@@ -17,7 +17,6 @@ from coordinator.rounds.events import Event
 from coordinator.rounds.ledger import Part
 from coordinator.web import views
 from coordinator.web.asking import asker, fresh_nonce
-from coordinator.web.once import once
 from coordinator.web.openapi import Answer, Request, Routes, point_to_next
 from coordinator.web.requests import signed_in
 from coordinator.web.service import Service, service
@@ -226,7 +225,6 @@ def verdicts() -> Eligibility:
 
 
 @api.post("/grants", status=201)
-@once
 def give_grant(body: grants.SignedGrant) -> GivenGrant:
     """Give a grant that the session's wallet has signed, which registers its node key."""
     return GivenGrant(grant_id=stored_grant(service(), body))
@@ -262,7 +260,6 @@ def show_grant(path: GrantPath) -> ShownGrant:
 
 
 @api.post("/rounds", status=201)
-@once
 def start_round(body: StartRoundRequest) -> StartedRound:
     """Open a training round."""
     here, order = service(), body.start_round

@@ -10,11 +10,10 @@ A new route, in a module of its own or beside its siblings:
    ``path``, ``query``, ``body``, ``header``. The first line of the docstring is the summary; the function's name is
    the operation's id. What cannot be read is answered as BadInput, which names the field, before the view begins.
 4. Return the answer's model; raise one of ``protocol.errors`` for anything else. Cookies: ``after_this_request``.
-5. An order or a grant: ``@once`` below the route, so that a request with an Idempotency-Key is done once.
-6. Name the route and who may use it in ``access.WHO``. Without that the app does not start. For ``MEMBER``, ``OWNER``
+5. Name the route and who may use it in ``access.WHO``. Without that the app does not start. For ``MEMBER``, ``OWNER``
    and ``ADMIN`` the session is asked for before the view begins; ``signed_in(service())`` is its wallet. What is to be
-   counted by itself (a stream, say) is named in ``limits.KINDS`` too.
-7. HTML pages stay on a plain ``flask.Blueprint``; they too are in ``access.WHO``. Every route is in
+   counted by itself (a stream, say) is named in ``limits.KINDS`` too. Orders and grants take an Idempotency-Key.
+6. HTML pages stay on a plain ``flask.Blueprint``; they too are in ``access.WHO``. Every route is in
    ``docs/architecture.md``.
 """
 
@@ -33,8 +32,8 @@ from flask_openapi3.openapi import OpenAPI
 from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from coordinator.web.access import SESSIONS, WHO
-from coordinator.web.once import HEADER, MAX_KEY
+from coordinator.web.access import ONCE, SESSIONS, WHO
+from coordinator.web.once import HEADER, MAX_KEY, once
 from coordinator.web.requests import body_of, read_as
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -67,13 +66,14 @@ class Problem(Answer):
 
 @dataclass(frozen=True)
 class Operation:
-    """What the document says of a route: the rule with its prefix, what is sent, what comes back at success."""
+    """What the document says of a route: what is sent, what comes back at success."""
 
-    rule: str
+    route: str
+    """As ``access.WHO`` names it."""
     body: type[BaseModel] | None
     status: int
     answer: type[BaseModel]
-    once: bool
+    keyed: bool
     """Whether it takes an Idempotency-Key."""
 
 
@@ -95,32 +95,31 @@ class Routes(APIBlueprint):
         self.operations: dict[str, Operation] = {}
 
     def get(self, rule: str, **options: Any) -> Callable[[View], View]:
-        return self._route(super().get, rule, 200, options)
+        return self._route("GET", super().get, rule, 200, options)
 
     def post(self, rule: str, *, status: int = 200, **options: Any) -> Callable[[View], View]:
-        return self._route(super().post, rule, status, options)
+        return self._route("POST", super().post, rule, status, options)
 
     def delete(self, rule: str, **options: Any) -> Callable[[View], View]:
-        return self._route(super().delete, rule, 200, options)
+        return self._route("DELETE", super().delete, rule, 200, options)
 
     def _route(
-        self, method: Callable[..., Any], rule: str, status: int, options: dict[str, Any]
+        self, method: str, place: Callable[..., Any], rule: str, status: int, options: dict[str, Any]
     ) -> Callable[[View], View]:
         def register(view: View) -> View:
             hints = get_type_hints(view)
-            name = view.__name__
-            whole = (self.url_prefix or "") + rule
-            once = getattr(view, "once", False)
-            self.operations[name] = Operation(whole, hints.get("body"), status, hints["return"], once)
+            name, route = view.__name__, f"{method} {self.url_prefix or ''}{rule}"
+            keyed = method != "GET" and WHO.get(route) in ONCE
+            self.operations[name] = Operation(route, hints.get("body"), status, hints["return"], keyed)
             summary, _, rest = (inspect.getdoc(view) or "").partition("\n")
-            method(
+            place(
                 rule,
                 summary=summary,
                 description=" ".join(rest.split()) or summary,
                 operation_id=name,
                 responses={status: hints["return"]},
                 **options,
-            )(view)
+            )(once(view) if keyed else view)
             return view
 
         return register
@@ -175,35 +174,36 @@ class DocumentedApp(OpenAPI):
             validation_error_model=Problem,
             doc_ui=False,
         )
-        self._operations: dict[str, Operation] = {}
+        self.described: dict[str, Operation] = {}
+        """By the operation's id."""
 
     def register_api(self, api: APIBlueprint, **options: Any) -> None:
         """Raises LookupError when another operation has the name of one of these."""
         super().register_api(api, **options)
         if isinstance(api, Routes):
-            if taken := sorted(self._operations.keys() & api.operations.keys()):
+            if taken := sorted(self.described.keys() & api.operations.keys()):
                 raise LookupError(f"Two views of the API are called {taken[0]}; its document needs a name for each.")
-            self._operations.update(api.operations)
+            self.described.update(api.operations)
 
     def generate_spec_json(self) -> None:
         """The library's document, with the schemas as pydantic writes them: one for what is sent, one for answers."""
         super().generate_spec_json()  # type: ignore[no-untyped-call]
-        known = self._operations.values()
+        known = self.described.values()
         sent: set[_Written] = {(one.body, _SENT) for one in known if one.body}
         answered: set[_Written] = {(one.answer, _ANSWERED) for one in known} | {(Problem, _ANSWERED)}
         order = sorted(sent | answered, key=lambda one: (one[0].__name__, one[1]))
         references, schemas = models_json_schema(order, ref_template=SCHEMAS)
         self.spec_json["components"]["schemas"] = schemas["$defs"]
         for path in self.spec_json["paths"].values():
-            for method, written in path.items():
-                one = self._operations[written["operationId"]]
+            for written in path.values():
+                one = self.described[written["operationId"]]
                 if one.body:
                     written["requestBody"]["content"] = {"application/json": {"schema": references[one.body, _SENT]}}
                 content = {"application/json": {"schema": references[one.answer, _ANSWERED]}}
                 written["responses"][str(one.status)]["content"] = content
-                if one.once:
+                if one.keyed:
                     written["parameters"] = [*written.get("parameters", []), _KEY]
-                who = WHO[f"{method.upper()} {one.rule}"]
+                who = WHO[one.route]
                 written["x-who"] = who.value
                 if who in SESSIONS:
                     written["security"] = [{"bearer": []}, {"cookie": []}]
