@@ -24,6 +24,13 @@ class BadInput(CoterieError):
     code = "bad-input"
 
 
+class NotJson(CoterieError):
+    """A body that is not sent as JSON."""
+
+    code = "not-json"
+    status = 415
+
+
 class NotSignedIn(CoterieError):
     """No session, an ended one, or a sign-in that does not verify."""
 
@@ -50,6 +57,13 @@ class Conflict(CoterieError):
 
     code = "conflict"
     status = 409
+
+
+class KeyReused(CoterieError):
+    """A key that keeps an act from being done twice came with another act than before."""
+
+    code = "key-reused"
+    status = 422
 
 
 class TooMany(CoterieError):
