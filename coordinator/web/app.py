@@ -14,6 +14,7 @@ from coordinator.web.gateway import gateway
 from coordinator.web.openapi import PROBLEM, DocumentedApp
 from coordinator.web.pages import pages
 from coordinator.web.requests import cookie_name
+from coordinator.web.round_acts import round_acts
 from coordinator.web.service import RegisterNode, Service, UnregisterNode
 from coordinator.web.wallets import wallet_pages, wallets
 from protocol.errors import CoterieError, Unreachable
@@ -46,7 +47,7 @@ def create_app(
     if settings.proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.proxies, x_proto=0, x_host=0)  # type: ignore[method-assign]
     app.extensions["coterie"] = here
-    for routes in (acts, api, devices, wallets):
+    for routes in (acts, round_acts, api, devices, wallets):
         app.register_api(routes)
     for blueprint in (device_pages, gateway, pages, wallet_pages):
         app.register_blueprint(blueprint)
