@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TypeVar
 
+from eth_account import Account
 from private_parts import AT, NOUNS, Member, PrivateRound
-from round_parts import adapter_for, contribution_for, reply_of
+from round_parts import adapter_for, contribution_for
 from sqlalchemy import select
 
 from contracts_abi.model import Token
@@ -18,6 +19,7 @@ from coordinator.rounds.events import Event
 from coordinator.rounds.latecomers import Latecomers
 from coordinator.rounds.steering import Steering
 from coordinator.rounds.transitions import RoundState
+from deploy.devchain.anvil import ANVIL_KEYS
 from protocol import node_key
 from protocol.acts import AdminAct
 from protocol.canonical import sha256
@@ -32,7 +34,7 @@ from protocol.contribution import (
 from protocol.grant import Grant, RoundPlan, sign
 from protocol.policy import judge
 
-ADMIN = "0x" + "aa" * 20
+ADMIN = Account.from_key(ANVIL_KEYS[0]).address
 AnyAct = TypeVar("AnyAct", bound=AdminAct)
 
 
@@ -72,7 +74,7 @@ class SteeredRound(PrivateRound):
     def order(self, kind: type[AnyAct], **particulars: object) -> AnyAct:
         head = {"dao": "Nouns", "chain_id": 31337, "nonce": f"nonce-{next(self._nonces):04}", "expires": self.now + 600}
         if "contribution_id" not in particulars:
-            particulars["round_id"] = self.round_id
+            particulars.setdefault("round_id", self.round_id)
         return kind.model_validate(head | {"admin": ADMIN} | particulars)
 
     def late(self, number: int) -> Member:
@@ -107,7 +109,7 @@ class SteeredRound(PrivateRound):
     def contribute(self, number: int, grant: Grant | None = None) -> str:
         """The machine answers, and the answer is acknowledged; the contribution's id."""
         made = self.made(number, grant)
-        self.exchange.receive(self.task(), number, reply_of(made))
+        self.ledger.receive(self.round_id, made.header.node_key, made, self.layers)
         return made.contribution_id
 
     @property
