@@ -103,8 +103,8 @@ class SteeredRound(PrivateRound):
         """What the member's machine has trained under its grant."""
         member = self.members[number]
         told = task or self.ledger.train_task(self.round_id)
-        seed = next(self._seeds)
-        return contribution_for(told, (grant or member.grant).grant_id, member.key, seed, adapter=adapter_for(seed))
+        seed, under = next(self._seeds), grant or member.grant
+        return contribution_for(told, under.grant_id, member.key, seed, adapter_for(seed), tokens=under.tokens)
 
     def contribute(self, number: int, grant: Grant | None = None) -> str:
         """The machine answers, and the answer is acknowledged; the contribution's id."""
