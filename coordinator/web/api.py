@@ -10,6 +10,7 @@ from contracts_abi.model import Address, Snapshot
 from contracts_abi.signatures import at_block
 from coordinator.eligibility.verdicts import denied_of, opening_verdicts, recheck, take_snapshot, verdicts_for
 from coordinator.identity import grants, sign_in
+from coordinator.releases.signing import shown_key
 from coordinator.rounds import events
 from coordinator.rounds.acts import revoked_at
 from coordinator.rounds.events import Event
@@ -94,6 +95,8 @@ class Dao(Answer):
     base: Base
     superlink: SuperLink
     gateways: tuple[str, ...]
+    signing_key: str | None
+    """What releases are signed with: its public half, PEM; null before there is one."""
 
 
 class Nonce(Answer):
@@ -170,6 +173,7 @@ def dao() -> Dao:
         base=Base(name=settings.base_name, hash=here.base_hash),
         superlink=SuperLink(address=link.address, root_certificate=link.root_certificate),
         gateways=(settings.public_uri, *settings.gateways),
+        signing_key=shown_key(settings.credentials),
     )
 
 

@@ -11,7 +11,8 @@ A new route, in a module of its own or beside its siblings:
    the operation's id. What cannot be read is answered as BadInput, which names the field, before the view begins.
 4. Return the answer's model; raise one of ``protocol.errors`` for anything else. Cookies: ``after_this_request``.
 5. Name the route and who may use it in ``access.WHO``. Without that the app does not start. For ``MEMBER``, ``OWNER``
-   and ``ADMIN`` the session is asked for before the view begins; ``signed_in(service())`` is its wallet.
+   and ``ADMIN`` the session is asked for before the view begins; ``signed_in(service())`` is its wallet. What is to be
+   counted by itself (a stream, say) is named in ``limits.KINDS`` too. Orders and grants take an Idempotency-Key.
 6. HTML pages stay on a plain ``flask.Blueprint``; they too are in ``access.WHO``. Every route is in
    ``docs/architecture.md``.
 """
@@ -31,7 +32,8 @@ from flask_openapi3.openapi import OpenAPI
 from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from coordinator.web.access import SESSIONS, WHO
+from coordinator.web.access import ONCE, SESSIONS, WHO
+from coordinator.web.once import HEADER, MAX_KEY, once
 from coordinator.web.requests import body_of, read_as
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -64,12 +66,15 @@ class Problem(Answer):
 
 @dataclass(frozen=True)
 class Operation:
-    """What the document says of a route: the rule with its prefix, what is sent, what comes back at success."""
+    """What the document says of a route: what is sent, what comes back at success."""
 
-    rule: str
+    route: str
+    """As ``access.WHO`` names it."""
     body: type[BaseModel] | None
     status: int
     answer: type[BaseModel]
+    keyed: bool
+    """Whether it takes an Idempotency-Key."""
 
 
 def point_to_next(**query: int) -> None:
@@ -90,31 +95,31 @@ class Routes(APIBlueprint):
         self.operations: dict[str, Operation] = {}
 
     def get(self, rule: str, **options: Any) -> Callable[[View], View]:
-        return self._route(super().get, rule, 200, options)
+        return self._route("GET", super().get, rule, 200, options)
 
     def post(self, rule: str, *, status: int = 200, **options: Any) -> Callable[[View], View]:
-        return self._route(super().post, rule, status, options)
+        return self._route("POST", super().post, rule, status, options)
 
     def delete(self, rule: str, **options: Any) -> Callable[[View], View]:
-        return self._route(super().delete, rule, 200, options)
+        return self._route("DELETE", super().delete, rule, 200, options)
 
     def _route(
-        self, method: Callable[..., Any], rule: str, status: int, options: dict[str, Any]
+        self, method: str, place: Callable[..., Any], rule: str, status: int, options: dict[str, Any]
     ) -> Callable[[View], View]:
         def register(view: View) -> View:
             hints = get_type_hints(view)
-            name = view.__name__
-            whole = (self.url_prefix or "") + rule
-            self.operations[name] = Operation(whole, hints.get("body"), status, hints["return"])
+            name, route = view.__name__, f"{method} {self.url_prefix or ''}{rule}"
+            keyed = method != "GET" and WHO.get(route) in ONCE
+            self.operations[name] = Operation(route, hints.get("body"), status, hints["return"], keyed)
             summary, _, rest = (inspect.getdoc(view) or "").partition("\n")
-            method(
+            place(
                 rule,
                 summary=summary,
                 description=" ".join(rest.split()) or summary,
                 operation_id=name,
                 responses={status: hints["return"]},
                 **options,
-            )(view)
+            )(once(view) if keyed else view)
             return view
 
         return register
@@ -169,30 +174,36 @@ class DocumentedApp(OpenAPI):
             validation_error_model=Problem,
             doc_ui=False,
         )
-        self._operations: dict[str, Operation] = {}
+        self.described: dict[str, Operation] = {}
+        """By the operation's id."""
 
     def register_api(self, api: APIBlueprint, **options: Any) -> None:
+        """Raises LookupError when another operation has the name of one of these."""
         super().register_api(api, **options)
         if isinstance(api, Routes):
-            self._operations.update(api.operations)
+            if taken := sorted(self.described.keys() & api.operations.keys()):
+                raise LookupError(f"Two views of the API are called {taken[0]}; its document needs a name for each.")
+            self.described.update(api.operations)
 
     def generate_spec_json(self) -> None:
         """The library's document, with the schemas as pydantic writes them: one for what is sent, one for answers."""
         super().generate_spec_json()  # type: ignore[no-untyped-call]
-        known = self._operations.values()
+        known = self.described.values()
         sent: set[_Written] = {(one.body, _SENT) for one in known if one.body}
         answered: set[_Written] = {(one.answer, _ANSWERED) for one in known} | {(Problem, _ANSWERED)}
         order = sorted(sent | answered, key=lambda one: (one[0].__name__, one[1]))
         references, schemas = models_json_schema(order, ref_template=SCHEMAS)
         self.spec_json["components"]["schemas"] = schemas["$defs"]
         for path in self.spec_json["paths"].values():
-            for method, written in path.items():
-                one = self._operations[written["operationId"]]
+            for written in path.values():
+                one = self.described[written["operationId"]]
                 if one.body:
                     written["requestBody"]["content"] = {"application/json": {"schema": references[one.body, _SENT]}}
                 content = {"application/json": {"schema": references[one.answer, _ANSWERED]}}
                 written["responses"][str(one.status)]["content"] = content
-                who = WHO[f"{method.upper()} {one.rule}"]
+                if one.keyed:
+                    written["parameters"] = [*written.get("parameters", []), _KEY]
+                who = WHO[one.route]
                 written["x-who"] = who.value
                 if who in SESSIONS:
                     written["security"] = [{"bearer": []}, {"cookie": []}]
@@ -200,6 +211,12 @@ class DocumentedApp(OpenAPI):
 
 _ABOUT = "What members, admins and readers ask a DAO's coordinator. Errors are problem documents (RFC 9457)."
 _PROBLEM = {"description": "A problem", "content": {PROBLEM: {"schema": {"$ref": SCHEMAS.format(model="Problem")}}}}
+_KEY = {
+    "in": "header",
+    "name": HEADER,
+    "description": "The same key with the same request gets the first answer again, for a day.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY, "pattern": "^[ -~]+$"},
+}
 _Written = tuple[type[BaseModel], JsonSchemaMode]
 _SENT: JsonSchemaMode = "validation"
 _ANSWERED: JsonSchemaMode = "serialization"
