@@ -27,9 +27,9 @@ from protocol.errors import CoterieError
 QUORUM, MEMBERS = 2, 3
 NUMBER = st.integers(0, MEMBERS - 1)
 ACTS = ("quarantine", "accept", "remove", "sell", "pause", "resume", "extend", "publish", "cancel")
-ARRIVALS = ("contribute", "contribute", "contribute", "decline", "score", "grant anew", "late")
-WORK = ("wait a little", "wait long", "work", "work", "work")
-STEPS = st.lists(st.tuples(st.sampled_from((*ACTS, *ARRIVALS, *WORK)), NUMBER), min_size=4, max_size=24)
+ARRIVALS = ("contribute", "decline", "score", "grant anew", "late")
+WORK = ("wait a little", "wait long", "work", *(10 * ["what is due"]))
+STEPS = st.lists(st.tuples(st.sampled_from((*ACTS, *ARRIVALS, *WORK)), NUMBER), min_size=4, max_size=30)
 
 
 class Story:
@@ -46,14 +46,13 @@ class Story:
         """One step; what is refused changes nothing, which ``check`` sees."""
         before = self.here.state
         paused = self.here.ledger.facts(self.here.round_id).paused_at is not None
-        counted = self.here.ledger.standing(self.here.round_id).contributed
         try:
             self._do(step, number)
         except CoterieError:
             assert self.here.state == before, f"{step} was refused and moved the round"
-        self.check(step, before, paused, len(counted))
+        self.check(step, before, paused)
 
-    def check(self, step: str, before: RoundState, paused: bool, counted: int) -> None:
+    def check(self, step: str, before: RoundState, paused: bool) -> None:
         here, after, states = self.here, self.here.state, self.here.states()
         assert self.acknowledged <= states.keys(), f"{step} lost a contribution"
         for one in self.acknowledged:
@@ -62,7 +61,7 @@ class Story:
         if before in ENDED:
             assert after == before, f"{step} left an end"
         if before in GATHERING and after not in GATHERING | {RoundState.FAILED, RoundState.CANCELLED}:
-            assert counted >= QUORUM, f"{step} went on without quorum"
+            assert len(here.ledger.standing(here.round_id).contributed) >= QUORUM, f"{step} went on without quorum"
         if paused and step not in ("cancel", "resume"):
             assert after == before, f"{step} moved a paused round"
         if after == RoundState.PUBLISHED and before != after:
@@ -105,7 +104,7 @@ class Story:
             case "publish":
                 here.steering.publish(here.order(PublishRound), "0x", AT)
             case "cancel":
-                if number == 0:
+                if len(self.acknowledged) > MEMBERS:
                     here.ledger.cancel(here.order(CancelRound, reason="Enough."), "0x", AT)
             case "wait a little":
                 here.now += 50
@@ -113,6 +112,16 @@ class Story:
                 here.now += 3000
             case "work":
                 self._work()
+            case "what is due":
+                self._answer(number)
+                self._work()
+
+    def _answer(self, number: int) -> None:
+        """What a machine does that is on and willing."""
+        if self.here.state == RoundState.SCORING:
+            self.here.score(number)
+        elif self.here.members[number].grant.node_key in self.here.ledger.wanted_trainers(self.here.round_id):
+            self.acknowledged.add(self.here.contribute(number, self.newest[number]))
 
     def _work(self) -> None:
         """What the worker does at a tick."""
