@@ -91,7 +91,9 @@ from protocol.modes import Mode, PrivacySpent
 from protocol.policy import Policy, Verdict, release_terms
 
 ADAPTER, STATISTICS = "adapter.safetensors", "statistics.safetensors"
-ASKED_BEFORE = "Its machine has contributed as it was asked, under an earlier grant; this one counts from now on."
+ASKED_BEFORE = (
+    "Its machine has contributed as it was asked, under an earlier grant; this one counts from the next round on."
+)
 REVOKED = "The member revoked the grant."
 
 
@@ -764,7 +766,7 @@ class Ledger:
             contributed=live,
             set_aside=contributed_grants(session, row.round_id) - live,
             paused=row.paused_at is not None,
-            absent=absences(session, parts, live, exchanged) if row.state in EXCHANGES else (),
+            absent=absences(session, row.round_id, live, exchanged) if row.state in EXCHANGES else (),
             live=frozenset(one.contribution_id for one in mergeable(session, row)),
             merged=frozenset(merged_ids(row)),
             needless=row.kind == RoundKind.REMOVAL and all(one.state == "live" for one in released(session)),
