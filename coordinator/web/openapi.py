@@ -9,7 +9,8 @@ A new route, in a module of its own or beside its siblings:
    ``def make_thing(path: ThingPath, body: ThingRequest) -> Thing:``. Take only what is needed, by these very names:
    ``path``, ``query``, ``body``, ``header``. The first line of the docstring is the summary; the function's name is
    the operation's id. What cannot be read is answered as BadInput, which names the field, before the view begins.
-4. Return the answer's model; raise one of ``protocol.errors`` for anything else. Cookies: ``after_this_request``.
+4. Return the answer's model; raise one of ``protocol.errors`` for anything else. Cookies: ``after_this_request``. A
+   view that answers a file returns flask's ``Response``, and its route says ``file="application/octet-stream"``.
 5. Name the route and who may use it in ``access.WHO``. Without that the app does not start. For ``MEMBER``, ``OWNER``
    and ``ADMIN`` the session is asked for before the view begins; ``signed_in(service())`` is its wallet. What is to be
    counted by itself (a stream, say) is named in ``limits.KINDS`` too. Orders and grants take an Idempotency-Key.
@@ -72,7 +73,8 @@ class Operation:
     """As ``access.WHO`` names it."""
     body: type[BaseModel] | None
     status: int
-    answer: type[BaseModel]
+    answer: type[BaseModel] | str
+    """A model; or the media type, where a file comes back."""
     keyed: bool
     """Whether it takes an Idempotency-Key."""
 
@@ -94,8 +96,9 @@ class Routes(APIBlueprint):
         super().__init__(name, import_name, abp_tags=[Tag(name=tag)], abp_responses={"default": _PROBLEM}, **options)
         self.operations: dict[str, Operation] = {}
 
-    def get(self, rule: str, **options: Any) -> Callable[[View], View]:
-        return self._route("GET", super().get, rule, 200, options)
+    def get(self, rule: str, *, file: str = "", **options: Any) -> Callable[[View], View]:
+        """``file`` is the media type where the view answers a file, as flask's ``Response``."""
+        return self._route("GET", super().get, rule, 200, options, file)
 
     def post(self, rule: str, *, status: int = 200, **options: Any) -> Callable[[View], View]:
         return self._route("POST", super().post, rule, status, options)
@@ -104,20 +107,20 @@ class Routes(APIBlueprint):
         return self._route("DELETE", super().delete, rule, 200, options)
 
     def _route(
-        self, method: str, place: Callable[..., Any], rule: str, status: int, options: dict[str, Any]
+        self, method: str, place: Callable[..., Any], rule: str, status: int, options: dict[str, Any], file: str = ""
     ) -> Callable[[View], View]:
         def register(view: View) -> View:
             hints = get_type_hints(view)
             name, route = view.__name__, f"{method} {self.url_prefix or ''}{rule}"
             keyed = method != "GET" and WHO.get(route) in ONCE
-            self.operations[name] = Operation(route, hints.get("body"), status, hints["return"], keyed)
+            self.operations[name] = Operation(route, hints.get("body"), status, file or hints["return"], keyed)
             summary, _, rest = (inspect.getdoc(view) or "").partition("\n")
             place(
                 rule,
                 summary=summary,
                 description=" ".join(rest.split()) or summary,
                 operation_id=name,
-                responses={status: hints["return"]},
+                responses={status: {"content": {file: {}}} if file else hints["return"]},
                 **options,
             )(once(view) if keyed else view)
             return view
@@ -126,7 +129,7 @@ class Routes(APIBlueprint):
 
     @staticmethod
     def create_view_func(  # type: ignore[override]
-        func: Callable[..., BaseModel],
+        func: Callable[..., BaseModel | Response],
         header: type[BaseModel] | None,
         cookie: type[BaseModel] | None,
         path: type[BaseModel] | None,
@@ -134,7 +137,7 @@ class Routes(APIBlueprint):
         form: type[BaseModel] | None,
         body: type[BaseModel] | None,
         raw: type[BaseModel] | None,
-        responses: Mapping[int, type[BaseModel]],
+        responses: Mapping[int, Any],
         **_: Any,
     ) -> Callable[..., Response]:
         """Read what the view takes, call it, write what it answers: status and model as the route declares them."""
@@ -151,7 +154,10 @@ class Routes(APIBlueprint):
                 given["header"] = read_as(header, {k.lower().replace("-", "_"): v for k, v in request.headers.items()})
             if body:
                 given["body"] = body_of(body)
-            answer = jsonify(func(**given).model_dump(mode="json"))
+            said = func(**given)
+            if isinstance(said, Response):
+                return said
+            answer = jsonify(said.model_dump(mode="json"))
             answer.status_code = status
             return answer
 
@@ -190,8 +196,8 @@ class DocumentedApp(OpenAPI):
         super().generate_spec_json()  # type: ignore[no-untyped-call]
         known = self.described.values()
         sent: set[_Written] = {(one.body, _SENT) for one in known if one.body}
-        answered: set[_Written] = {(one.answer, _ANSWERED) for one in known} | {(Problem, _ANSWERED)}
-        order = sorted(sent | answered, key=lambda one: (one[0].__name__, one[1]))
+        answered: set[_Written] = {(one.answer, _ANSWERED) for one in known if not isinstance(one.answer, str)}
+        order = sorted(sent | answered | {(Problem, _ANSWERED)}, key=lambda one: (one[0].__name__, one[1]))
         references, schemas = models_json_schema(order, ref_template=SCHEMAS)
         self.spec_json["components"]["schemas"] = schemas["$defs"]
         for path in self.spec_json["paths"].values():
@@ -199,8 +205,9 @@ class DocumentedApp(OpenAPI):
                 one = self.described[written["operationId"]]
                 if one.body:
                     written["requestBody"]["content"] = {"application/json": {"schema": references[one.body, _SENT]}}
-                content = {"application/json": {"schema": references[one.answer, _ANSWERED]}}
-                written["responses"][str(one.status)]["content"] = content
+                if not isinstance(one.answer, str):
+                    content = {"application/json": {"schema": references[one.answer, _ANSWERED]}}
+                    written["responses"][str(one.status)]["content"] = content
                 if one.keyed:
                     written["parameters"] = [*written.get("parameters", []), _KEY]
                 who = WHO[one.route]
