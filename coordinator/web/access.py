@@ -54,6 +54,8 @@ WHO: Mapping[str, Who] = {
     "POST /api/v1/rounds/<round_id>/cancellation": Who.ADMIN_ORDER,
     "POST /api/v1/contributions/<contribution_id>/removal": Who.ADMIN_ORDER,
     "POST /api/v1/grants/<grant_id>/revocation": Who.MEMBER_ORDER,
+    # proposals.py
+    "POST /api/v1/acts/typed-data": Who.MEMBER,
     # devices.py
     "GET /device": Who.VISITOR,
     "POST /api/v1/devices": Who.VISITOR,

@@ -13,6 +13,7 @@ from coordinator.web.devices import devices
 from coordinator.web.gateway import gateway
 from coordinator.web.openapi import PROBLEM, DocumentedApp
 from coordinator.web.pages import pages
+from coordinator.web.proposals import proposals
 from coordinator.web.requests import cookie_name
 from coordinator.web.service import RegisterNode, Service, UnregisterNode
 from coordinator.web.wallets import wallets
@@ -46,7 +47,7 @@ def create_app(
     if settings.proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.proxies, x_proto=0, x_host=0)  # type: ignore[method-assign]
     app.extensions["coterie"] = here
-    for routes in (acts,):
+    for routes in (acts, proposals):
         app.register_api(routes)
     for blueprint in (api, devices, gateway, pages, wallets):
         app.register_blueprint(blueprint)
