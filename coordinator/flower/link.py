@@ -197,6 +197,12 @@ class SuperLinkControl:
             found = control.ListNodes(ListNodesRequest()).nodes_info
         return {node.public_key: node.node_id for node in found if node.status != NodeStatus.UNREGISTERED}
 
+    def presence(self) -> dict[int, bool]:
+        """Node id → whether the node is connected, of every registered node."""
+        with self._calling() as control:
+            found = control.ListNodes(ListNodesRequest()).nodes_info
+        return {n.node_id: n.status == NodeStatus.ONLINE for n in found if n.status != NodeStatus.UNREGISTERED}
+
     @contextmanager
     def _calling(self) -> Iterator[ControlHttpClient]:
         certificate = self._root_certificate

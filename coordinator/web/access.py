@@ -80,6 +80,19 @@ WHO: Mapping[str, Who] = {
     "GET /": Who.VISITOR,
     # member.py
     # admin.py
+    "GET /admin": Who.ADMIN,
+    "GET /admin/rounds/new": Who.ADMIN,
+    "POST /admin/rounds/new": Who.ADMIN,
+    "GET /admin/rounds/<round_id>": Who.ADMIN,
+    "GET /admin/rounds/<round_id>/now": Who.ADMIN,
+    "GET /admin/rounds/<round_id>/alike": Who.ADMIN,
+    "GET /admin/contributions/<contribution_id>": Who.ADMIN,
+    "GET /admin/policy": Who.ADMIN,
+    "POST /admin/policy": Who.ADMIN,
+    "GET /admin/removals": Who.ADMIN,
+    "GET /admin/health": Who.ADMIN,
+    "POST /admin/health/pins": Who.ADMIN,
+    "GET /api/v1/health": Who.ADMIN,
     # stream.py
 }
 

@@ -16,6 +16,7 @@ from coordinator.database import Database
 from coordinator.eligibility.verdicts import take_snapshot
 from coordinator.releases.store import CarStore
 from coordinator.rounds.ledger import Ledger
+from coordinator.web.desk.seats import Seats
 from coordinator.wiring import SuperLinkAddress, ledger_of, sources_of, superlink_address, superlink_control
 from protocol.policy import Policy
 
@@ -58,6 +59,11 @@ class Service:
     def sources(self) -> Sources:
         """What helps to find a wallet's tokens."""
         return sources_of(self.settings)
+
+    @cached_property
+    def seats(self) -> Seats:
+        """Who may look at the admins' desk."""
+        return Seats()
 
     @cached_property
     def ledger(self) -> Ledger:
