@@ -110,9 +110,13 @@ _SAFE = {"GET", *_AUTOMATIC}
 
 
 def _admit() -> None:
-    """Raises NotAllowed when another site's page asks for an act, NotSignedIn when a session is needed."""
+    """Raises NotAllowed when another site's page asks for an act, NotSignedIn when a session is needed,
+    NotAllowed where it has to be an admin's and is not, Unreachable when the chain does not say whether it is."""
     here = service()
     if request.method not in _SAFE:
         require_no_other_site(here)
-    if WHO.get(route_of()) in SESSIONS:
-        signed_in(here)
+    who = WHO.get(route_of())
+    if who in SESSIONS:
+        wallet = signed_in(here)
+        if who is Who.ADMIN:
+            here.seats.of(lambda: here.rpc, here.policy, wallet)

@@ -1,0 +1,117 @@
+"""The orders that an admin may give on a page: what each does, where it is sent, and what has to be said with it.
+
+A button asks the wallet for one signature over exactly this; what a session alone could do is nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from coordinator.rounds.transitions import RoundKind
+from coordinator.web.desk.rounds import Judged, Standing
+from protocol.acts import (
+    AcceptContribution,
+    AdminAct,
+    CancelRound,
+    ExtendRound,
+    PauseRound,
+    PublishRound,
+    QuarantineContribution,
+    RemoveContribution,
+    ResumeRound,
+)
+
+LONGER: tuple[tuple[int, str], ...] = (
+    (30 * 60, "30 minutes"),
+    (3600, "1 hour"),
+    (6 * 3600, "6 hours"),
+    (24 * 3600, "1 day"),
+    (3 * 24 * 3600, "3 days"),
+    (7 * 24 * 3600, "7 days"),
+)
+DONE = {
+    "pause_round": "The round stands still.",
+    "resume_round": "The round goes on.",
+    "extend_round": "The round has its new deadline.",
+    "publish_round": "The round waits for nobody else.",
+    "cancel_round": "The round has ended.",
+    "quarantine_contribution": "The contribution is set aside.",
+    "accept_contribution": "The contribution counts again.",
+    "remove_contribution": "The contribution has ended.",
+    "start_round": "The round has started.",
+    "check_pins": "The worker looks at every pin at its next tick.",
+}
+"""What is told after an order, by its name."""
+
+
+@dataclass(frozen=True)
+class OrderForm:
+    """A form with one button."""
+
+    kind: str
+    path: str
+    title: str
+    button: str
+    effect: str
+    fields: dict[str, str]
+    """What the order names beside what is typed."""
+    asks_reason: bool = False
+    deadlines: tuple[tuple[int, str], ...] = ()
+    """(Unix seconds, in words) to choose from."""
+    ends: bool = False
+    """Whether it ends something for good."""
+
+
+def of_round(standing: Standing, paused: bool) -> Iterator[OrderForm]:
+    """What may be ordered of a round that stands so."""
+    if standing.ended or standing.kind != RoundKind.TRAINING:
+        return
+    path, named = f"rounds/{standing.round_id}", {"round_id": standing.round_id}
+    if paused:
+        yield _form(ResumeRound, "resume_round", f"{path}/resumption", "Go on", "Resume the round", named)
+    else:
+        yield _form(PauseRound, "pause_round", f"{path}/pause", "Stand still", "Pause the round", named, True)
+    if standing.gathers:
+        later = tuple((max(standing.deadline, standing.now) + more, words) for more, words in LONGER)
+        yield _form(
+            ExtendRound, "extend_round", f"{path}/extension", "Wait longer", "Extend the deadline", named, deadlines=later
+        )
+        yield _form(
+            PublishRound, "publish_round", f"{path}/publication", "Wait for nobody else", "Publish with what is here", named
+        )
+    yield _form(
+        CancelRound, "cancel_round", f"{path}/cancellation", "End it without a release", "Cancel the round", named, True,
+        ends=True,
+    )
+
+
+def of_contribution(one: Judged, quarantined: bool) -> Iterator[OrderForm]:
+    """What may be ordered of a contribution that stands so."""
+    path, named = f"contributions/{one.contribution_id}", {"contribution_id": one.contribution_id}
+    if quarantined:
+        yield _form(
+            AcceptContribution, "accept_contribution", f"{path}/acceptance", "Let it count", "Accept the contribution", named
+        )
+    elif one.state == "live":
+        yield _form(
+            QuarantineContribution, "quarantine_contribution", f"{path}/quarantine", "Set it aside",
+            "Quarantine the contribution", named, True,
+        )
+    if quarantined or one.state == "live":
+        yield _form(
+            RemoveContribution, "remove_contribution", f"{path}/removal", "End it for good", "Remove the contribution",
+            named, True, ends=True,
+        )
+
+
+def _form(
+    act: type[AdminAct],
+    kind: str,
+    path: str,
+    title: str,
+    button: str,
+    named: dict[str, str],
+    asks_reason: bool = False,
+    deadlines: tuple[tuple[int, str], ...] = (),
+    ends: bool = False,
+) -> OrderForm:
+    return OrderForm(kind, path, title, button, act.effect, named, asks_reason, deadlines, ends)
