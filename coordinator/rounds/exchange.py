@@ -46,6 +46,8 @@ class RoundExchange:
 
     def next_task(self) -> Task | None:
         facts = self._ledger.facts(self._round_id)
+        if facts.paused_at is not None:
+            return None
         if facts.state is RoundState.TRAINING:
             task_id = f"train-{facts.snapshot.hash[2:18]}"
             return self._keep(task_id) or self._train_task(facts, task_id)

@@ -30,13 +30,18 @@ from coordinator.rounds.acts import note_act, revoked_at
 from coordinator.rounds.checks import Layers, Terms, check
 from coordinator.rounds.files import store_folder
 from coordinator.rounds.queries import (
+    KEPT,
+    absences,
     active_round,
     admitted_tokens,
     awaited_parts,
     contributed_grants,
+    contribution_row,
     epoch_of,
     expected_grants,
+    going,
     latest_release,
+    live_grants_of,
     live_under,
     live_verdicts,
     mergeable,
@@ -46,13 +51,14 @@ from coordinator.rounds.queries import (
     part_of,
     part_or_none,
     parts_of,
+    plan_of,
     released,
     round_row,
     scored_keys,
     scorer_keys,
     verdicts_of,
 )
-from coordinator.rounds.records import add_contribution
+from coordinator.rounds.records import add_contribution, move
 from coordinator.rounds.transitions import (
     ENDED,
     EXCHANGES,
@@ -62,7 +68,6 @@ from coordinator.rounds.transitions import (
     RoundState,
     Standing,
     Step,
-    require_allowed,
 )
 from coordinator.watching.lapses import Lapse, Watched
 from protocol.acts import CancelRound, RemoveContribution, RevokeGrant
@@ -141,6 +146,10 @@ class RoundFacts:
     snapshot: Snapshot
     candidates_hash: str | None
     run_id: str | None
+    deadline: int
+    """Unix seconds."""
+    paused_at: int | None
+    """Since when it stands still, in Unix seconds."""
 
 
 class Ledger:
@@ -235,10 +244,8 @@ class Ledger:
         """
         with self._database.writing() as session:
             note_act(session, order, signature, snapshot, self._now())
-            row = session.get(ContributionRow, order.contribution_id)
-            if row is None:
-                raise NotFound(f"There is no contribution {order.contribution_id}.")
-            if row.state != "live":
+            row = contribution_row(session, order.contribution_id)
+            if row.state not in KEPT:
                 raise Conflict(f"Contribution {row.contribution_id} is {row.state} already.")
             reason = f"{order.admin} removed it: {order.reason}"
             return self._end_all(session, [Lapse(row.contribution_id, row.member, None, reason)], snapshot)
@@ -306,7 +313,7 @@ class Ledger:
                 before=before.model_dump(mode="json"),
                 snapshot=snapshot.model_dump(mode="json"),
             )
-            if _plan(row).mode is Mode.SECAGG:
+            if plan_of(row).mode is Mode.SECAGG:
                 why = "A secret sum cannot do without one member's part; start the round again."
                 self._move(session, row, Step(RoundState.CANCELLED, why))
                 return
@@ -460,9 +467,9 @@ class Ledger:
             return self._standing(session, round_row(session, round_id))
 
     def move(self, round_id: str, step: Step) -> None:
-        """Raises Conflict when the round is not in a state that goes there."""
+        """Raises Conflict when the round is not in a state that goes there, or is paused."""
         with self._database.writing() as session:
-            self._move(session, round_row(session, round_id), step)
+            self._move(session, going(round_row(session, round_id)), step)
 
     def set_run(self, round_id: str, run_id: str) -> None:
         """Note which Flower run carries the round."""
@@ -470,13 +477,17 @@ class Ledger:
             round_row(session, round_id).run_id = run_id
 
     def set_candidates(self, round_id: str, merged: Collection[str], candidates_hash: str) -> None:
-        """The merge is done: these contributions, these candidates. The members score them next, but not in ``dp``."""
+        """The merge is done: these contributions, these candidates. The members score them next, but not in ``dp``.
+
+        Raises:
+            Conflict: the round is paused, or not in merging any more.
+        """
         with self._database.writing() as session:
-            row = round_row(session, round_id)
+            row = going(round_row(session, round_id))
             row.merged, row.candidates_hash = json.dumps(sorted(merged)), candidates_hash
             row.scoring_since = self._now()
             step = Step(RoundState.SCORING, f"{len(merged)} contributions are merged; the members score.")
-            if _plan(row).mode is Mode.DP:
+            if plan_of(row).mode is Mode.DP:
                 step = Step(RoundState.PUBLISHING, f"{len(merged)} contributions are merged, with noise.")
             self._move(session, row, step)
 
@@ -484,24 +495,24 @@ class Ledger:
         """Raises NotAllowed when a ``dp`` release of what is live now would tell of a member beyond the policy's ε."""
         with self._database.reading() as session:
             row = round_row(session, round_id)
-            self._require_budget(session, _plan(row), {one.member for one in mergeable(session, row)})
+            self._require_budget(session, plan_of(row), {one.member for one in mergeable(session, row)})
 
     def privacy_after(self, round_id: str) -> PrivacySpent | None:
         """What all releases tell of a member once this round's is out; None in other modes than ``dp``."""
         with self._database.reading() as session:
             row = round_row(session, round_id)
-            plan, members = _plan(row), {one.member for one in mergeable(session, row)}
+            plan, members = plan_of(row), {one.member for one in mergeable(session, row)}
             return budget.after(session, plan, members) if plan.mode is Mode.DP else None
 
     def publish(self, round_id: str, cid: str, manifest: Manifest) -> None:
         """The release is in the store and read back.
 
         Raises:
-            Conflict: the live contributions have changed since the merge; the round merges again.
+            Conflict: the live contributions have changed since the merge, and the round merges again; or it is paused.
             NotAllowed: another ``dp`` release came first, and with both the policy's ε would be spent.
         """
         with self._database.writing() as session:
-            row = round_row(session, round_id)
+            row = going(round_row(session, round_id))
             standing = self._standing(session, row)
             latest = latest_release(session)
             if standing.live != standing.merged or manifest.parent != (latest.cid if latest else None):
@@ -546,6 +557,8 @@ class Ledger:
                 snapshot=Snapshot.model_validate_json(row.snapshot),
                 candidates_hash=row.candidates_hash,
                 run_id=row.run_id,
+                deadline=row.deadline,
+                paused_at=row.paused_at,
             )
 
     def train_task(self, round_id: str) -> TrainTask:
@@ -647,7 +660,7 @@ class Ledger:
         removed = {lapse.contribution_id for lapse in died} & set(merged_ids(parent))
         if not removed:
             return None
-        if _plan(parent).mode is Mode.SECAGG:
+        if plan_of(parent).mode is Mode.SECAGG:
             self._note(
                 session,
                 "release.outdated",
@@ -662,7 +675,7 @@ class Ledger:
             session,
             RoundKind.REMOVAL,
             sha256(f"removal {number} {release.cid}".encode())[:16],
-            _plan(parent),
+            plan_of(parent),
             parent.base_hash,
             snapshot,
         )
@@ -696,15 +709,9 @@ class Ledger:
         return row
 
     def _move(self, session: Session, row: RoundRow, step: Step) -> None:
-        if row.state in EXCHANGES and step.to not in ENDED and _plan(row).mode is Mode.SECAGG:
+        if row.state in EXCHANGES and step.to not in ENDED and plan_of(row).mode is Mode.SECAGG:
             step = self._close_exchange(session, row, step)
-        require_allowed(RoundState(row.state), step.to)
-        row.state = step.to
-        if step.to in (RoundState.FAILED, RoundState.CANCELLED):
-            row.reason = step.reason
-        self._note(
-            session, f"round.{step.to}", f"The round is {step.to}. {step.reason}", round_id=row.round_id, state=step.to
-        )
+        move(session, row, step, self._now())
 
     def _close_exchange(self, session: Session, row: RoundRow, step: Step) -> Step:
         """The step itself, or the end of the round where too few answered; the last exchange has nothing to close."""
@@ -724,22 +731,27 @@ class Ledger:
             budget.require(session, plan, members, self._policy.epsilon_limit)
 
     def _standing(self, session: Session, row: RoundRow) -> Standing:
+        parts, live = parts_of(session, row.round_id), live_grants_of(session, row.round_id)
+        exchanged = sums.exchanged(session, row)
         return Standing(
             kind=RoundKind(row.kind),
             state=RoundState(row.state),
             now=self._clock(),
             deadline=row.deadline,
-            quorum=_plan(row).quorum,
-            expected=expected_grants(parts_of(session, row.round_id)),
-            contributed=contributed_grants(session, row.round_id),
+            quorum=plan_of(row).quorum,
+            expected=expected_grants(parts),
+            contributed=live,
+            set_aside=contributed_grants(session, row.round_id) - live,
+            paused=row.paused_at is not None,
+            absent=absences(session, parts, live, exchanged) if row.state in EXCHANGES else (),
             live=frozenset(one.contribution_id for one in mergeable(session, row)),
             merged=frozenset(merged_ids(row)),
             needless=row.kind == RoundKind.REMOVAL and all(one.state == "live" for one in released(session)),
             scorers=scorer_keys(session, row),
             scored=scored_keys(session, row),
             scoring_ends=(row.scoring_since or 0) + self._scoring_seconds,
-            exchanged=sums.exchanged(session, row),
-            is_sealed=_plan(row).mode is Mode.SECAGG,
+            exchanged=exchanged,
+            is_sealed=plan_of(row).mode is Mode.SECAGG,
         )
 
     def _terms(self, session: Session, round_id: str, node_key: str, layers: Layers) -> Terms:
@@ -761,7 +773,7 @@ class Ledger:
         named = f'"adapter_sha256":"{header.adapter_sha256}"'
         with self._database.reading() as session:
             others = ContributionRow.member != session.get_one(GrantRow, header.grant_id).member
-            copied = select(ContributionRow).where(others, ContributionRow.state == "live")
+            copied = select(ContributionRow).where(others, ContributionRow.state.in_(KEPT))
             if session.scalar(copied.where(ContributionRow.header.contains(named)).limit(1)):
                 raise ContributionRefused("Another member has contributed this very adapter.", "Train one of your own.")
 
@@ -809,7 +821,7 @@ class Ledger:
             select(ContributionRow).where(
                 ContributionRow.round_id == row.round_id,
                 ContributionRow.grant_id == grant_id,
-                ContributionRow.state == "live",
+                ContributionRow.state.in_(KEPT),
             )
         ).all()
         lost = {v.token: v for v in part.verdicts if not v.allow}
@@ -833,9 +845,9 @@ class Ledger:
         self._note(session, "round.without", reason, round_id=part.round_id, grant_id=part.grant_id)
 
     def _end(self, session: Session, lapse: Lapse, snapshot: Snapshot) -> bool:
-        """Whether the contribution was live until now. A round that gathers does not ask its member again."""
+        """Whether the contribution had not ended until now. A round that gathers does not ask its member again."""
         row = session.get_one(ContributionRow, lapse.contribution_id)
-        if row.state != "live":
+        if row.state not in KEPT:
             return False
         row.state, row.reason = "dead", lapse.reason
         row.lapsed_token = str(lapse.token) if lapse.token else None
@@ -901,10 +913,6 @@ def _add_tokens(session: Session, round_id: str, part: Part) -> None:
                 verdict=verdict.canonical().decode(),
             )
         )
-
-
-def _plan(row: RoundRow) -> RoundPlan:
-    return RoundPlan.model_validate_json(row.plan)
 
 
 def _require_secret(plan: RoundPlan, members: int) -> None:

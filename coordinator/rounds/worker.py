@@ -104,7 +104,7 @@ class Worker:
     def advance(self, round_id: str) -> None:
         """Do what is due of one round, until it waits for something."""
         self._begin(self._ledger.facts(round_id))
-        while True:
+        while self._ledger.facts(round_id).paused_at is None:
             step = next_step(self._ledger.standing(round_id))
             if step:
                 self._ledger.move(round_id, step)
@@ -122,7 +122,7 @@ class Worker:
 
     def _begin(self, facts: RoundFacts) -> None:
         """Before a member can decline, a secret sum's terms are fixed."""
-        if facts.plan.mode is Mode.SECAGG and facts.state is RoundState.OPEN:
+        if facts.plan.mode is Mode.SECAGG and facts.state is RoundState.OPEN and facts.paused_at is None:
             self._secret.begin(facts.round_id, adapted_layers(self._settings.base))
 
     def _merge(self, facts: RoundFacts) -> None:

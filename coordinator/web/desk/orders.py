@@ -6,7 +6,7 @@ A button asks the wallet for one signature over exactly this; what a session alo
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from coordinator.rounds.transitions import RoundKind
+from coordinator.rounds.transitions import RoundKind, RoundState
 from coordinator.web.desk.rounds import Judged, Standing
 from protocol.acts import (
     AcceptContribution,
@@ -61,37 +61,38 @@ class OrderForm:
     """Whether it ends something for good."""
 
 
-def of_round(standing: Standing, paused: bool) -> Iterator[OrderForm]:
-    """What may be ordered of a round that stands so."""
+def of_round(standing: Standing, until: int | None) -> Iterator[OrderForm]:
+    """What may be ordered of a round that stands so. ``until``: how late its deadline may be, by what is granted."""
     if standing.ended or standing.kind != RoundKind.TRAINING:
         return
     path, named = f"rounds/{standing.round_id}", {"round_id": standing.round_id}
-    if paused:
+    if standing.paused_at is not None:
         yield _form(ResumeRound, "resume_round", f"{path}/resumption", "Go on", "Resume the round", named)
     else:
         yield _form(PauseRound, "pause_round", f"{path}/pause", "Stand still", "Pause the round", named, True)
-    if standing.gathers:
-        later = tuple((max(standing.deadline, standing.now) + more, words) for more, words in LONGER)
-        yield _form(
-            ExtendRound, "extend_round", f"{path}/extension", "Wait longer", "Extend the deadline", named, deadlines=later
-        )
-        yield _form(
-            PublishRound, "publish_round", f"{path}/publication", "Wait for nobody else", "Publish with what is here", named
-        )
+        begin = max(standing.deadline, standing.now)
+        later = tuple((begin + more, words) for more, words in LONGER if until and begin + more <= until)
+        if standing.state == RoundState.TRAINING and later:
+            title, button = "Wait longer", "Extend the deadline"
+            yield _form(ExtendRound, "extend_round", f"{path}/extension", title, button, named, deadlines=later)
+        if standing.may_go_on:
+            title, button = "Wait for nobody else", "Publish with what is here"
+            yield _form(PublishRound, "publish_round", f"{path}/publication", title, button, named)
     yield _form(
         CancelRound, "cancel_round", f"{path}/cancellation", "End it without a release", "Cancel the round", named, True,
         ends=True,
     )
 
 
-def of_contribution(one: Judged, quarantined: bool) -> Iterator[OrderForm]:
+def of_contribution(one: Judged) -> Iterator[OrderForm]:
     """What may be ordered of a contribution that stands so."""
     path, named = f"contributions/{one.contribution_id}", {"contribution_id": one.contribution_id}
+    quarantined = one.state == "quarantined"
     if quarantined:
         yield _form(
             AcceptContribution, "accept_contribution", f"{path}/acceptance", "Let it count", "Accept the contribution", named
         )
-    elif one.state == "live":
+    elif one.state == "live" and not one.released:
         yield _form(
             QuarantineContribution, "quarantine_contribution", f"{path}/quarantine", "Set it aside",
             "Quarantine the contribution", named, True,

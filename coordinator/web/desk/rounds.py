@@ -83,7 +83,7 @@ class Attendance:
     node_id: str
     admitted: int
     standing: str
-    """contributed, waiting, trying, declined, refused, ended or out."""
+    """contributed, waiting, trying, declined, refused, set aside, ended or out."""
     words: str
     at: int | None
     """When that was so, Unix seconds."""
@@ -115,6 +115,8 @@ class Judged:
     scored: tuple[float, float] | None
     """Held-out error of the base and of the best gain, by the member's own report."""
     note: str
+    released: bool
+    """Whether it is in its round's release."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ class Standing:
     snapshot: Snapshot
     opened_at: int
     deadline: int
+    paused_at: int | None
     now: int
     stages: tuple[Stage, ...]
     attendances: tuple[Attendance, ...]
@@ -167,8 +170,8 @@ class Standing:
 
     @property
     def left(self) -> int:
-        """Seconds to the deadline; 0 after it."""
-        return max(0, self.deadline - self.now)
+        """Seconds to the deadline, which waits while the round is paused; 0 after it."""
+        return max(0, self.deadline - (self.paused_at or self.now))
 
     @property
     def contributed(self) -> int:
@@ -177,6 +180,13 @@ class Standing:
     @property
     def awaited(self) -> int:
         return sum(one.standing in ("waiting", "trying") for one in self.attendances)
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the round would go on if it waited for nobody else."""
+        if self.state == RoundState.TRAINING:
+            return self.contributed >= self.plan.quorum and self.plan.mode is not Mode.SECAGG
+        return self.state == RoundState.SCORING and any(one.scored for one in self.contributions)
 
     @property
     def word(self) -> str:
@@ -244,6 +254,7 @@ def standing_of(session: Session, merges: Merges, candidates: Path, round_id: st
         snapshot=Snapshot.model_validate_json(row.snapshot),
         opened_at=row.opened_at,
         deadline=row.deadline,
+        paused_at=row.paused_at,
         now=now,
         stages=stages(RoundKind(row.kind), plan.mode, RoundState(row.state), bool(merged_ids(row))),
         attendances=_attendances(session, row, events),
@@ -351,6 +362,8 @@ def _attended(
         return "contributed", "The contribution is here and checked.", given.received_at
     if given and given.state == "refused":
         return "refused", reason or given.reason or "", given.received_at
+    if given and given.state == "quarantined":
+        return "set aside", given.reason or "", given.received_at
     if given:
         return "ended", given.reason or reason, told or given.received_at
     if part.expected and reason:
@@ -399,6 +412,7 @@ def _contributions(session: Session, row: RoundRow, merge: Merge) -> tuple[Judge
                 worth=entry.worth if entry else None,
                 scored=scores.get(node_key),
                 note=entry.note if entry else merge.notes.get(key, ""),
+                released=entry is not None,
             )
         )
     return tuple(found)
