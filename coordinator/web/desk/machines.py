@@ -26,7 +26,7 @@ class Machines:
             if self._clock() - self._asked >= REMEMBER_SECONDS:
                 try:
                     self._online = {str(one): on for one, on in superlink_control(settings).presence().items()}
-                except CoterieError:
+                except (CoterieError, OSError):
                     self._online = None
                 self._asked = self._clock()
             return self._online

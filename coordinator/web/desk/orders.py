@@ -6,8 +6,10 @@ A button asks the wallet for one signature over exactly this; what a session alo
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from coordinator.rounds.queries import KEPT
 from coordinator.rounds.transitions import RoundKind, RoundState
 from coordinator.web.desk.rounds import Judged, Standing
+from coordinator.web.proposals import KINDS
 from protocol.acts import (
     AcceptContribution,
     AdminAct,
@@ -67,52 +69,49 @@ def of_round(standing: Standing, until: int | None) -> Iterator[OrderForm]:
         return
     path, named = f"rounds/{standing.round_id}", {"round_id": standing.round_id}
     if standing.paused_at is not None:
-        yield _form(ResumeRound, "resume_round", f"{path}/resumption", "Go on", "Resume the round", named)
+        yield _form(ResumeRound, f"{path}/resumption", "Go on", "Resume the round", named)
     else:
-        yield _form(PauseRound, "pause_round", f"{path}/pause", "Stand still", "Pause the round", named, True)
+        yield _form(PauseRound, f"{path}/pause", "Stand still", "Pause the round", named, asks_reason=True)
         begin = max(standing.deadline, standing.now)
-        later = tuple((begin + more, words) for more, words in LONGER if until and begin + more <= until)
+        later = [(begin + more, words) for more, words in LONGER if until and begin + more <= until]
+        if until and until > begin:
+            later.append((until, "As long as a grant allows"))
         if standing.state == RoundState.TRAINING and later:
-            title, button = "Wait longer", "Extend the deadline"
-            yield _form(ExtendRound, "extend_round", f"{path}/extension", title, button, named, deadlines=later)
+            yield _form(
+                ExtendRound, f"{path}/extension", "Wait longer", "Extend the deadline", named, deadlines=tuple(later)
+            )
         if standing.may_go_on:
-            title, button = "Wait for nobody else", "Publish with what is here"
-            yield _form(PublishRound, "publish_round", f"{path}/publication", title, button, named)
-    yield _form(
-        CancelRound, "cancel_round", f"{path}/cancellation", "End it without a release", "Cancel the round", named, True,
-        ends=True,
-    )
+            button = "Publish with what is here"
+            yield _form(PublishRound, f"{path}/publication", "Wait for nobody else", button, named)
+    title, button = "End it without a release", "Cancel the round"
+    yield _form(CancelRound, f"{path}/cancellation", title, button, named, asks_reason=True, ends=True)
 
 
 def of_contribution(one: Judged) -> Iterator[OrderForm]:
     """What may be ordered of a contribution that stands so."""
     path, named = f"contributions/{one.contribution_id}", {"contribution_id": one.contribution_id}
-    quarantined = one.state == "quarantined"
-    if quarantined:
-        yield _form(
-            AcceptContribution, "accept_contribution", f"{path}/acceptance", "Let it count", "Accept the contribution", named
-        )
+    if one.state == "quarantined":
+        yield _form(AcceptContribution, f"{path}/acceptance", "Let it count", "Accept the contribution", named)
     elif one.state == "live" and not one.released:
-        yield _form(
-            QuarantineContribution, "quarantine_contribution", f"{path}/quarantine", "Set it aside",
-            "Quarantine the contribution", named, True,
-        )
-    if quarantined or one.state == "live":
-        yield _form(
-            RemoveContribution, "remove_contribution", f"{path}/removal", "End it for good", "Remove the contribution",
-            named, True, ends=True,
-        )
+        title, button = "Set it aside", "Quarantine the contribution"
+        yield _form(QuarantineContribution, f"{path}/quarantine", title, button, named, asks_reason=True)
+    if one.state in KEPT:
+        title, button = "End it for good", "Remove the contribution"
+        yield _form(RemoveContribution, f"{path}/removal", title, button, named, asks_reason=True, ends=True)
 
 
 def _form(
     act: type[AdminAct],
-    kind: str,
     path: str,
     title: str,
     button: str,
     named: dict[str, str],
+    *,
     asks_reason: bool = False,
     deadlines: tuple[tuple[int, str], ...] = (),
     ends: bool = False,
 ) -> OrderForm:
-    return OrderForm(kind, path, title, button, act.effect, named, asks_reason, deadlines, ends)
+    return OrderForm(_NAMES[act], path, title, button, act.effect, named, asks_reason, deadlines, ends)
+
+
+_NAMES = {model: kind for kind, model in KINDS.items()}

@@ -209,8 +209,7 @@ FIELDS: Mapping[str, Field] = {one.name: one for group in GROUPS for one in grou
 
 def written(plan: RoundPlan) -> dict[str, str]:
     """The plan as the form shows it."""
-    values = plan.model_dump(mode="json")
-    return {name: _shown(field, values[name]) for name, field in FIELDS.items()}
+    return {name: _shown(field, getattr(plan, name)) for name, field in FIELDS.items()}
 
 
 def read(typed: Mapping[str, str]) -> tuple[RoundPlan | None, dict[str, str]]:

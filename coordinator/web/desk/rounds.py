@@ -116,7 +116,7 @@ class Judged:
     """Held-out error of the base and of the best gain, by the member's own report."""
     note: str
     released: bool
-    """Whether it is in its round's release."""
+    """Whether any release was merged from it."""
 
 
 @dataclass(frozen=True)
@@ -377,7 +377,7 @@ def _attended(
 
 
 def _contributions(session: Session, row: RoundRow, merge: Merge) -> tuple[Judged, ...]:
-    in_release = _released(session, row)
+    in_release, published = _released(session, row), _published(session)
     scores = _scores(session, row)
     rows = session.execute(
         select(ContributionRow, GrantRow.node_key)
@@ -412,7 +412,7 @@ def _contributions(session: Session, row: RoundRow, merge: Merge) -> tuple[Judge
                 worth=entry.worth if entry else None,
                 scored=scores.get(node_key),
                 note=entry.note if entry else merge.notes.get(key, ""),
-                released=entry is not None,
+                released=key in published,
             )
         )
     return tuple(found)
@@ -423,6 +423,12 @@ def _released(session: Session, row: RoundRow) -> Mapping[str, MergedContributio
     if manifest is None:
         return {}
     return {one.contribution_id: one for one in Manifest.model_validate_json(manifest).contributions}
+
+
+def _published(session: Session) -> frozenset[str]:
+    """Every contribution that a release was merged from."""
+    rows = session.scalars(select(RoundRow).where(RoundRow.cid.is_not(None)))
+    return frozenset(one for row in rows for one in merged_ids(row))
 
 
 def _scores(session: Session, row: RoundRow) -> Mapping[str, tuple[float, float]]:

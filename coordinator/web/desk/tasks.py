@@ -119,8 +119,10 @@ def _next(here: Service, tasks: tuple[Task, ...], active: Brief | None, members:
             f"coterie join {here.settings.public_uri}"
         )
         return Task(words, "/admin/rounds/new", "See who would be eligible")
-    words = f"{members} members have granted, and no round is under way." if members > 1 else (
-        "One member has granted, and no round is under way."
+    words = (
+        f"{members} members have granted, and no round is under way."
+        if members > 1
+        else ("One member has granted, and no round is under way.")
     )
     return Task(words, "/admin/rounds/new", "Plan a round")
 
