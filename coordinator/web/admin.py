@@ -20,7 +20,7 @@ from coordinator.web.desk import drafts, orders, plan_form
 from coordinator.web.desk.alike import Comparisons, live_of
 from coordinator.web.desk.health import Health, health
 from coordinator.web.desk.machines import Machines
-from coordinator.web.desk.rehearsal import Asked, rehearse
+from coordinator.web.desk.rehearsal import Asked, rehearse, seconds_of_training
 from coordinator.web.desk.removals import removals
 from coordinator.web.desk.rounds import Merges, contribution_of, orders_on, standing_of
 from coordinator.web.desk.seats import Seat, who_is_admin
@@ -329,13 +329,16 @@ def _planned(
 def _round(template: str, round_id: str) -> AnyResponse:
     here, remembered = service(), _remembered()
     with here.database.reading() as session:
+        row = round_row(session, round_id)
         standing = standing_of(session, remembered.merges, here.settings.candidates, round_id, here.now())
         until = awaited_until(session, round_id)
+        pace = seconds_of_training(session, row.base_hash, standing.plan) if standing.gathers else None
     online = None if standing.ended else remembered.machines.online(here.settings)
     return _page(
         template,
         round=standing,
         online=online,
+        pace=pace,
         removal=standing.kind == RoundKind.REMOVAL,
         forms=tuple(orders.of_round(standing, until)),
         here=f"/admin/rounds/{round_id}",

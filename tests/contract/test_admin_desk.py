@@ -6,18 +6,22 @@ import json
 import os
 import time
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Chain
 from eth_account import Account
-from round_parts import PLAN
-from test_coordinator_api import ADMIN, ALICE, BOB, CAROL, NOBODY, Coordinator, opened, train
+from round_parts import PLAN, write_small_base
+from test_coordinator_api import ADMIN, ALICE, BOB, CAROL, NOBODY, Coordinator, opened, policy_of, score, train
 from test_coordinator_api import here as here  # the fixture
 
 from coordinator.web.desk.plan_form import FIELDS, read, written
 from coordinator.web.desk.seats import Seats
 from coordinator.web.proposals import KINDS
+from deploy.devchain.safes import Safes
 from protocol.grant import RoundPlan, sign
+from protocol.policy import AdminSafe
 
 pytestmark = pytest.mark.slow
 
@@ -106,6 +110,22 @@ def test_a_seat_is_remembered_for_some_seconds_and_asked_again_after(here: Coord
     for now[0] in (0.0, 10.0, 20.0):
         assert seats.of(rpc, here.policy, address(ADMIN)).signs
     assert asked == [0.0, 20.0]
+
+
+def test_an_owner_of_the_dao_s_safe_looks_and_is_told_how_the_safe_orders(chain: Chain, tmp_path: Path) -> None:
+    safes = Safes(chain.admin)
+    safe = safes.deploy(safes.plan([address(ADMIN), address(ALICE)], 2, salt=77)).address
+    chain.anvil.finalize()
+    policy = policy_of(chain).model_copy(update={"admin": AdminSafe(safe=safe)})
+    there = Coordinator(chain, tmp_path, write_small_base(tmp_path / "base"), policy)
+    owner = Desk(there, ALICE)
+    assert "an owner of the Safe" in owner.get()
+    there.join(ALICE)
+    there.join(BOB)
+    page = owner.post("/rounds/new", plan())
+    assert f"round start --admin {safe} --out order.json" in page and "Sign and start the round" not in page
+    assert safe in Desk(there, BOB).get("", 403)
+    there.service.database.close()
 
 
 def test_a_form_posted_by_another_site_does_nothing(here: Coordinator) -> None:
@@ -204,6 +224,7 @@ def test_the_page_of_a_round_tells_who_has_come_and_who_is_awaited(here: Coordin
     page = admin.get(f"/rounds/{round_id}")
     assert 'aria-current="step">Training' in page
     assert "1 here, 1 awaited; it takes 2" in page
+    assert "about 1 second each, by what it took before" in page
     assert "The contribution is here and checked." in page and "Asked, no answer yet." in page
     for button in ("Pause the round", "Cancel the round"):
         assert button in page
@@ -399,3 +420,15 @@ def test_presence_is_not_known_without_a_superlink(here: Coordinator) -> None:
     round_id, _ = opened(here, ALICE, BOB)
     page = Desk(here, ADMIN).get(f"/rounds/{round_id}")
     assert "the SuperLink does not answer" in page
+
+
+def test_the_page_tells_whose_scores_are_awaited_and_what_each_scored(here: Coordinator) -> None:
+    round_id, granted = opened(here, ALICE, BOB)
+    train(here, round_id, granted)
+    here.worker().tick()
+    score(here, round_id, {ALICE: granted[ALICE]})
+    page = Desk(here, ADMIN).get(f"/rounds/{round_id}")
+    assert 'aria-current="step">Scoring' in page
+    assert "Its scores are here." in page and "Its scores are awaited." in page
+    assert "0.5000 → 0.2500" in page and "50%" in page
+    assert "Publish with what is here" in page, "one has scored, so it need not wait for the other"

@@ -137,7 +137,7 @@ def composed(
         terms=terms,
         obstacles=tuple(obstacles),
         bytes_each=_bytes(here, plan),
-        seconds_each=_seconds(session, here.base_hash, plan),
+        seconds_each=seconds_of_training(session, here.base_hash, plan),
     )
 
 
@@ -206,8 +206,9 @@ def adapter_bytes(layers: Layers, rank: int) -> int:
     return sum(rank * (one.d_out + one.d_in) for one in layers.values()) * _BYTES
 
 
-def _seconds(session: Session, base_hash: str, plan: RoundPlan) -> float | None:
-    """The middle one of what a step took in the newest contributions on this base, for all steps of the plan."""
+def seconds_of_training(session: Session, base_hash: str, plan: RoundPlan) -> float | None:
+    """The middle one of what a step took in the newest contributions on this base, for all steps of the plan; None
+    while nobody has trained on it."""
     headers = session.scalars(
         select(ContributionRow.header)
         .join(RoundRow, RoundRow.round_id == ContributionRow.round_id)

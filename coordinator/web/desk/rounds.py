@@ -23,7 +23,7 @@ from coordinator.database import (
 )
 from coordinator.rounds import candidate
 from coordinator.rounds.candidate import Candidates
-from coordinator.rounds.queries import merged_ids, round_row
+from coordinator.rounds.queries import merged_ids, round_row, scored_keys, scorer_keys
 from coordinator.rounds.transitions import ENDED, EXCHANGES, GATHERING, RoundKind, RoundState
 from coordinator.web.desk.words import Together, together
 from protocol.contribution import ContributionHeader, SignedScoreReport
@@ -64,6 +64,18 @@ MEANS: Mapping[str, str] = {
     RoundState.FAILED: "It ended without a release.",
     RoundState.CANCELLED: "It was ended without a release.",
 }
+
+ORDERS: Mapping[str, str] = {
+    "CancelRound": "Cancelled",
+    "PauseRound": "Paused",
+    "ResumeRound": "Resumed",
+    "ExtendRound": "Given more time",
+    "PublishRound": "Told to wait for nobody else",
+    "RemoveContribution": "Removed",
+    "QuarantineContribution": "Set aside",
+    "AcceptContribution": "Accepted",
+}
+"""What an order did, by its kind."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +135,7 @@ class Judged:
 class Order:
     """An order that was carried out on this."""
 
-    kind: str
+    words: str
     actor: Address
     reason: str
     done_at: int
@@ -288,7 +300,12 @@ def stages(kind: RoundKind, mode: Mode, state: RoundState, merged: bool) -> tupl
 def orders_on(session: Session, subjects: Sequence[str]) -> tuple[Order, ...]:
     """The orders that were carried out on these, newest first."""
     rows = session.scalars(select(ActRow).where(ActRow.subject.in_(subjects)).order_by(ActRow.done_at.desc()))
-    return tuple(Order(one.kind, one.actor, json.loads(one.document).get("reason", ""), one.done_at) for one in rows)
+    return tuple(_order(one) for one in rows)
+
+
+def _order(row: ActRow) -> Order:
+    reason = str(json.loads(row.document).get("reason", ""))
+    return Order(ORDERS.get(row.kind, row.kind), row.actor, reason, row.done_at)
 
 
 def contribution_of(session: Session, merges: Merges, candidates: Path, contribution_id: str) -> tuple[Judged, str]:
@@ -335,9 +352,12 @@ def _attendances(session: Session, row: RoundRow, events: Sequence[Mapping[str, 
         select(RoundTokenRow.grant_id, RoundTokenRow.verdict).where(RoundTokenRow.round_id == row.round_id)
     ):
         verdicts.setdefault(grant_id, []).append(Verdict.model_validate_json(verdict))
+    scorers, scored = scorer_keys(session, row), scored_keys(session, row)
     found = []
     for part, grant in parts:
         standing, words, at = _attended(part, given.get(part.grant_id), told.get(part.grant_id), row)
+        if row.state == RoundState.SCORING and grant.node_key in scorers:
+            words = "Its scores are here." if grant.node_key in scored else "Its scores are awaited."
         mine = verdicts.get(part.grant_id, [])
         found.append(
             Attendance(

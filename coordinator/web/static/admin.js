@@ -24,6 +24,12 @@ document.addEventListener("submit", (event) => {
   withWallet((one) => give(one, form));
 });
 
+// Who changes the plan signs nothing before the changed plan is shown beside it.
+document.addEventListener("input", (event) => {
+  if (!event.target.closest("#plan")) return;
+  for (const button of document.querySelectorAll("#rehearsal button")) button.disabled = true;
+});
+
 // A part that could not be refreshed says so; what stands there stays.
 document.addEventListener("htmx:error", () => complain("The coordinator does not answer. What you see may be old."));
 
