@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from limits.storage import MemoryStorage
 from pydantic import ValidationError
 from web_parts import UNCOUNTED, plain_app, plain_settings, signed_in
 
@@ -19,7 +20,7 @@ from coordinator.web.access import SESSIONS, WHO
 from coordinator.web.limits import Kind, Limits
 from deploy.devchain.anvil import ANVIL_KEYS
 from protocol import node_key
-from protocol.errors import TooMany
+from protocol.errors import BadInput, TooMany
 
 ALICE = ANVIL_KEYS[1]
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -106,6 +107,27 @@ def test_limits_of_several_lengths_hold_together(tmp_path: Path) -> None:
 def test_a_limit_that_is_none_is_refused_with_the_settings_name(tmp_path: Path, limit: str) -> None:
     with pytest.raises(ValidationError, match="limit_reads"):
         plain_settings(tmp_path, limit_reads=limit)
+
+
+@pytest.mark.parametrize("storage", ["somewhere", "nowhere://127.0.0.1"])
+def test_a_storage_that_is_none_is_told_when_the_coordinator_starts(tmp_path: Path, storage: str) -> None:
+    with pytest.raises(BadInput, match="limit_storage"), plain_app(tmp_path, limit_storage=storage):
+        pass
+
+
+class SilentStorage(MemoryStorage):
+    """A storage that does not answer."""
+
+    STORAGE_SCHEME = ("silent",)
+    base_exceptions = ConnectionError
+
+    def acquire_sliding_window_entry(self, *_: object, **__: object) -> bool:
+        raise ConnectionError("gone")
+
+
+def test_while_the_storage_does_not_answer_nobody_is_refused(tmp_path: Path) -> None:
+    with plain_app(tmp_path, limit_storage="silent://", limit_reads="1/hour") as app:
+        assert [app.test_client().get("/api/v1/rounds").status_code for _ in range(3)] == [200] * 3
 
 
 # What is kept ---------------------------------------------------------------------------------------------------------
