@@ -114,7 +114,7 @@ def order_of(kind: type[AnyAct], settings: CoordinatorSettings, **particulars: o
 
 
 def give(settings: CoordinatorSettings, path: str, name: str, order: Act | StartRound, out_file: Path | None) -> None:
-    """Sign and send an order and print the answer's id; or write it down for others to sign."""
+    """Sign and send an order and print the id of what it is about; or write it down for others to sign."""
     if out_file:
         write_order(out_file, path, name, order, order.typed_data())
         end = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(order.expires))
@@ -122,7 +122,7 @@ def give(settings: CoordinatorSettings, path: str, name: str, order: Act | Start
         out.print(f"Then: coterie-coordinator send {out_file} --signature 0x…", highlight=False)
         return
     answer = call(settings, "POST", path, {name: order.model_dump(mode="json"), "signature": signed_here(order)})
-    out.print(next(iter(answer.values())), highlight=False)
+    out.print(order.subject if isinstance(order, Act) else answer["round_id"], highlight=False)
 
 
 def _give_admins(

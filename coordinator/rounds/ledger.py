@@ -24,13 +24,14 @@ from coordinator.database import (
     ScoreReportRow,
     SecretSumRow,
 )
-from coordinator.eligibility.once import each_token_once
 from coordinator.rounds import budget, events, sums
 from coordinator.rounds.acts import note_act, revoked_at
 from coordinator.rounds.checks import Layers, Terms, check
 from coordinator.rounds.files import store_folder
+from coordinator.rounds.parts import TOO_FEW, Part, add_part, add_tokens, give_up, once_each
 from coordinator.rounds.queries import (
     KEPT,
+    REPLACED,
     absences,
     active_round,
     admitted_tokens,
@@ -90,20 +91,8 @@ from protocol.modes import Mode, PrivacySpent
 from protocol.policy import Policy, Verdict, release_terms
 
 ADAPTER, STATISTICS = "adapter.safetensors", "statistics.safetensors"
+ASKED_BEFORE = "Its machine has contributed as it was asked, under an earlier grant; this one counts from now on."
 REVOKED = "The member revoked the grant."
-
-
-@dataclass(frozen=True)
-class Part:
-    """A grant's part in a round that opens: the verdicts on its tokens at the snapshot, and on denied others."""
-
-    grant: Grant
-    verdicts: tuple[Verdict, ...]
-
-    @property
-    def admitted(self) -> frozenset[Token]:
-        granted = set(self.grant.tokens)
-        return frozenset(v.token for v in self.verdicts if v.allow and v.token in granted)
 
 
 @dataclass(frozen=True)
@@ -175,7 +164,7 @@ class Ledger:
             NotAllowed: the policy has no such mode, or its ε is spent.
         """
         self._policy.require_mode(order.plan.mode)
-        parts = _each_token_once(parts)
+        parts = once_each(parts)
         enough = self._enough(parts)
         with self._database.writing() as session:
             if session.scalar(select(RoundRow).where(RoundRow.order_nonce == order.nonce)):
@@ -190,7 +179,7 @@ class Ledger:
             taking_part = [p for p in parts if p.grant.grant_id in enough]
             _require_secret(order.plan, len(taking_part))
             self._require_budget(session, order.plan, {p.grant.member for p in taking_part})
-            offered = [v for p in taking_part for v in p.verdicts if v.token in p.admitted]
+            offered = [v for p in taking_part for v in p.offered]
             others = live_verdicts(session, order.base_hash, {p.grant.member for p in taking_part})
             release_terms(self._policy, [*offered, *others])
             now = self._now()
@@ -203,7 +192,7 @@ class Ledger:
             row.order_nonce = order.nonce
             session.flush()
             for part in parts:
-                _add_part(session, row.round_id, part, part.grant.grant_id in enough)
+                add_part(session, row.round_id, part, None if part.grant.grant_id in enough else TOO_FEW)
             self._note(
                 session,
                 "round.opened",
@@ -296,7 +285,7 @@ class Ledger:
         Who has too few admitted tokens by now is not waited for, and what was trained on a token that is not admitted
         any more dies. Nobody's part grows, and nothing else is asked for again. A round with a secret sum is cancelled.
         """
-        parts = _each_token_once(parts)
+        parts = once_each(parts)
         enough = self._enough(parts)
         with self._database.writing() as session:
             row = round_row(session, round_id)
@@ -331,7 +320,7 @@ class Ledger:
             NotFound: the node key has no part in the round.
         """
         with self._database.reading() as session:
-            terms = self._terms(session, round_id, node_key, layers)
+            terms = self._terms(session, round_id, node_key, layers, contribution.header.grant_id)
         try:
             check(contribution, terms)
             self._require_own(contribution.header)
@@ -343,11 +332,29 @@ class Ledger:
         with self._database.writing() as session:
             self._accept(session, round_id, contribution)
 
-    def decline(self, round_id: str, node_key: str, reason: str) -> None:
-        """A member gives nothing to this round, for the reason it says."""
+    def decline(self, round_id: str, node_key: str, reason: str, asked: Collection[str] | None = None) -> None:
+        """A member gives nothing to this round, for the reason it says.
+
+        Raises:
+            Conflict: the member has granted anew since this task went out, which names the grants ``asked`` only.
+        """
         with self._database.writing() as session:
             part = part_of(session, round_id, node_key)
+            if asked is not None and part.grant_id not in asked:
+                raise Conflict("The member has granted anew since this task went out; it is asked again.")
             self._give_up(session, part, f"The member declined: {reason[:300]}")
+
+    def note_asked(self, round_id: str, node_key: str) -> None:
+        """The node was given the task of the moment."""
+        with self._database.writing() as session:
+            part = part_or_none(session, round_id, node_key)
+            if part and part.asked_at is None:
+                part.asked_at = self._now()
+
+    def expected(self, round_id: str) -> frozenset[str]:
+        """The grants that are (still) to contribute, or have."""
+        with self._database.reading() as session:
+            return expected_grants(parts_of(session, round_id))
 
     def note_failure(self, round_id: str, node_key: str, reason: str) -> None:
         """A node could not do its task; it is asked again. The same reason twice is told once."""
@@ -471,10 +478,24 @@ class Ledger:
         with self._database.writing() as session:
             self._move(session, going(round_row(session, round_id)), step)
 
-    def set_run(self, round_id: str, run_id: str) -> None:
-        """Note which Flower run carries the round."""
+    def set_run(self, round_id: str, run_id: str, ended: str | None = None) -> None:
+        """Note which Flower run carries the round; with ``ended``, how the one before it ended is told."""
         with self._database.writing() as session:
-            round_row(session, round_id).run_id = run_id
+            row = round_row(session, round_id)
+            before, row.run_id = row.run_id, run_id
+            if ended is None:
+                return
+            missing = expected_grants(parts_of(session, round_id)) - contributed_grants(session, round_id)
+            self._note(
+                session,
+                "round.run-again",
+                "The Flower run that asks the members ended before the round did; another goes on where it stood.",
+                round_id=round_id,
+                run_id=run_id,
+                before=before,
+                status=ended,
+                missing=len(missing),
+            )
 
     def set_candidates(self, round_id: str, merged: Collection[str], candidates_hash: str) -> None:
         """The merge is done: these contributions, these candidates. The members score them next, but not in ``dp``.
@@ -754,8 +775,8 @@ class Ledger:
             is_sealed=plan_of(row).mode is Mode.SECAGG,
         )
 
-    def _terms(self, session: Session, round_id: str, node_key: str, layers: Layers) -> Terms:
-        row, part = round_row(session, round_id), part_of(session, round_id, node_key)
+    def _terms(self, session: Session, round_id: str, node_key: str, layers: Layers, grant_id: str) -> Terms:
+        row, part = round_row(session, round_id), part_of(session, round_id, node_key, grant_id)
         _require_taking(row)
         return Terms(
             round_id=round_id,
@@ -783,6 +804,8 @@ class Ledger:
             return
         _require_taking(round_row(session, round_id))
         part = session.get_one(RoundGrantRow, (round_id, header.grant_id))
+        if part.reason == REPLACED:
+            self._take_back(session, part)
         if not part.expected:
             raise Conflict(f"The round does not take this grant's contribution: {part.reason}")
         if header.grant_id in contributed_grants(session, round_id):
@@ -800,6 +823,19 @@ class Ledger:
             member=row.member,
             bytes=row.size,
         )
+
+    def _take_back(self, session: Session, part: RoundGrantRow) -> None:
+        """A machine answers under the grant that it was asked by; the newer one for the same machine counts later.
+
+        Nothing, where the newer grant's contribution is here, or another machine was asked.
+        """
+        earlier = session.get_one(GrantRow, part.grant_id)
+        newer = part_or_none(session, part.round_id, earlier.node_key)
+        if newer is None or not newer.expected or newer.grant_id in contributed_grants(session, part.round_id):
+            return
+        if session.get_one(GrantRow, newer.grant_id).member == earlier.member:
+            self._give_up(session, newer, ASKED_BEFORE)
+            part.expected, part.reason = True, None
 
     def _refuse(self, round_id: str, grant_id: str, contribution: Contribution, refusal: ContributionRefused) -> None:
         with self._database.writing() as session:
@@ -833,16 +869,13 @@ class Ledger:
         session.execute(
             delete(RoundTokenRow).where(RoundTokenRow.round_id == row.round_id, RoundTokenRow.grant_id == grant_id)
         )
-        _add_tokens(session, row.round_id, part)
+        add_tokens(session, row.round_id, part)
         if not expected:
             stored = session.get_one(RoundGrantRow, (row.round_id, grant_id))
             self._give_up(session, stored, "Too few of its tokens are admitted at the round's new snapshot.")
 
     def _give_up(self, session: Session, part: RoundGrantRow, reason: str) -> None:
-        if not part.expected:
-            return
-        part.expected, part.reason = False, reason
-        self._note(session, "round.without", reason, round_id=part.round_id, grant_id=part.grant_id)
+        give_up(session, part, reason, self._now())
 
     def _end(self, session: Session, lapse: Lapse, snapshot: Snapshot) -> bool:
         """Whether the contribution had not ended until now. A round that gathers does not ask its member again."""
@@ -885,33 +918,6 @@ class Ledger:
             plan=RoundPlan.model_validate_json(made_in.plan),
             snapshot=Snapshot.model_validate_json(made_in.snapshot),
             admitted=admitted,
-        )
-
-
-def _add_part(session: Session, round_id: str, part: Part, expected: bool) -> None:
-    reason = None if expected else "Too few of its tokens are admitted at the round's snapshot."
-    session.add(RoundGrantRow(round_id=round_id, grant_id=part.grant.grant_id, expected=expected, reason=reason))
-    _add_tokens(session, round_id, part)
-
-
-def _each_token_once(parts: Sequence[Part]) -> list[Part]:
-    verdicts = each_token_once([(part.grant, part.verdicts) for part in parts])
-    return [replace(part, verdicts=own) for part, own in zip(parts, verdicts, strict=True)]
-
-
-def _add_tokens(session: Session, round_id: str, part: Part) -> None:
-    granted = set(part.grant.tokens)
-    for verdict in part.verdicts:
-        if verdict.allow and verdict.token not in granted:
-            continue  # admitted, but the member did not offer it
-        session.add(
-            RoundTokenRow(
-                round_id=round_id,
-                grant_id=part.grant.grant_id,
-                token=str(verdict.token),
-                allow=verdict.allow,
-                verdict=verdict.canonical().decode(),
-            )
         )
 
 

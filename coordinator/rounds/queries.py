@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from pydantic import TypeAdapter
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, case, func, select
 from sqlalchemy.orm import Session
 
 from contracts_abi.model import Token
@@ -89,18 +89,24 @@ def parts_of(session: Session, round_id: str) -> Sequence[RoundGrantRow]:
     return session.scalars(select(RoundGrantRow).where(RoundGrantRow.round_id == round_id)).all()
 
 
-def part_or_none(session: Session, round_id: str, node_key: str) -> RoundGrantRow | None:
-    """The part of the grant that names this node key."""
+def part_or_none(session: Session, round_id: str, node_key: str, grant_id: str = "") -> RoundGrantRow | None:
+    """The part of the grant that names this node key: where several do, ``grant_id``'s, else the awaited one."""
     return session.scalar(
         select(RoundGrantRow)
         .join(GrantRow, GrantRow.grant_id == RoundGrantRow.grant_id)
         .where(RoundGrantRow.round_id == round_id, GrantRow.node_key == node_key)
+        .order_by(
+            case((GrantRow.grant_id == grant_id, 0), (RoundGrantRow.expected, 1), else_=2),
+            GrantRow.given_at.desc(),
+            GrantRow.grant_id,
+        )
+        .limit(1)
     )
 
 
-def part_of(session: Session, round_id: str, node_key: str) -> RoundGrantRow:
+def part_of(session: Session, round_id: str, node_key: str, grant_id: str = "") -> RoundGrantRow:
     """The same; raises NotFound when there is none."""
-    part = part_or_none(session, round_id, node_key)
+    part = part_or_none(session, round_id, node_key, grant_id)
     if part is None:
         raise NotFound(f"Node key {node_key[:14]}… has no part in round {round_id}.")
     return part

@@ -23,6 +23,7 @@ from coordinator.rounds.queries import (
     plan_of,
     round_row,
     scored_keys,
+    scorer_keys,
     verdicts_of,
 )
 from coordinator.rounds.records import move
@@ -126,7 +127,10 @@ class Steering:
                 scored = len(scored_keys(session, row))
                 if scored == 0:
                     raise Conflict("Nobody has scored the candidate yet.", "Wait for one member's scores.")
-                step = Step(RoundState.PUBLISHING, f"{order.admin} ended the wait with the scores of {scored} members.")
+                step = Step(
+                    RoundState.PUBLISHING,
+                    f"{order.admin} ended the wait: {scored} of {len(scorer_keys(session, row))} members scored.",
+                )
             else:
                 raise Conflict(f"Round {row.round_id} is {row.state} and waits for no member.")
             move(session, row, step, self._now())
