@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from flask import Flask, request
 
-from coordinator.web.requests import signed_in
+from coordinator.web.requests import require_no_other_site, route_of, signed_in
 from coordinator.web.service import service
 
 
@@ -93,12 +93,13 @@ def guard(app: Flask) -> None:
 
 
 _AUTOMATIC = {"HEAD", "OPTIONS"}
+_SAFE = {"GET", *_AUTOMATIC}
 
 
 def _admit() -> None:
-    """Raises NotSignedIn, or NotAllowed when another site's page sent the cookie."""
-    if request.url_rule is None or request.method == "OPTIONS":
-        return
-    method = "GET" if request.method == "HEAD" else request.method
-    if WHO[f"{method} {request.url_rule.rule}"] in SESSIONS:
-        signed_in(service())
+    """Raises NotAllowed when another site's page asks for an act, NotSignedIn when a session is needed."""
+    here = service()
+    if request.method not in _SAFE:
+        require_no_other_site(here)
+    if WHO.get(route_of()) in SESSIONS:
+        signed_in(here)

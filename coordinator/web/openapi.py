@@ -10,9 +10,11 @@ A new route, in a module of its own or beside its siblings:
    ``path``, ``query``, ``body``, ``header``. The first line of the docstring is the summary; the function's name is
    the operation's id. What cannot be read is answered as BadInput, which names the field, before the view begins.
 4. Return the answer's model; raise one of ``protocol.errors`` for anything else. Cookies: ``after_this_request``.
-5. Name the route and who may use it in ``access.WHO``. Without that the app does not start. For ``MEMBER``, ``OWNER``
-   and ``ADMIN`` the session is asked for before the view begins; ``signed_in(service())`` is its wallet.
-6. HTML pages stay on a plain ``flask.Blueprint``; they too are in ``access.WHO``. Every route is in
+5. An order or a grant: ``@once`` below the route, so that a request with an Idempotency-Key is done once.
+6. Name the route and who may use it in ``access.WHO``. Without that the app does not start. For ``MEMBER``, ``OWNER``
+   and ``ADMIN`` the session is asked for before the view begins; ``signed_in(service())`` is its wallet. What is to be
+   counted by itself (a stream, say) is named in ``limits.KINDS`` too.
+7. HTML pages stay on a plain ``flask.Blueprint``; they too are in ``access.WHO``. Every route is in
    ``docs/architecture.md``.
 """
 
@@ -21,8 +23,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar, get_type_hints
+from urllib.parse import urlencode
 
-from flask import Response, jsonify, request
+from flask import Response, after_this_request, jsonify, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.info import Info
 from flask_openapi3.models.tag import Tag
@@ -31,6 +34,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from coordinator.web.access import SESSIONS, WHO
+from coordinator.web.once import HEADER, MAX_KEY
 from coordinator.web.requests import body_of, read_as
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -69,6 +73,18 @@ class Operation:
     body: type[BaseModel] | None
     status: int
     answer: type[BaseModel]
+    once: bool
+    """Whether it takes an Idempotency-Key."""
+
+
+def point_to_next(**query: int) -> None:
+    """The answer to this request gets a link to the next piece of the list (RFC 8288)."""
+    link = f'<{request.path}?{urlencode(query)}>; rel="next"'
+
+    @after_this_request
+    def linked(answer: Response) -> Response:
+        answer.headers["Link"] = link
+        return answer
 
 
 class Routes(APIBlueprint):
@@ -94,7 +110,8 @@ class Routes(APIBlueprint):
             hints = get_type_hints(view)
             name = view.__name__
             whole = (self.url_prefix or "") + rule
-            self.operations[name] = Operation(whole, hints.get("body"), status, hints["return"])
+            once = getattr(view, "once", False)
+            self.operations[name] = Operation(whole, hints.get("body"), status, hints["return"], once)
             summary, _, rest = (inspect.getdoc(view) or "").partition("\n")
             method(
                 rule,
@@ -181,6 +198,8 @@ class DocumentedApp(OpenAPI):
                     written["requestBody"]["content"] = {"application/json": {"schema": references[one.body, _SENT]}}
                 content = {"application/json": {"schema": references[one.answer, _ANSWERED]}}
                 written["responses"][str(one.status)]["content"] = content
+                if one.once:
+                    written["parameters"] = [*written.get("parameters", []), _KEY]
                 who = WHO[f"{method.upper()} {one.rule}"]
                 written["x-who"] = who.value
                 if who in SESSIONS:
@@ -189,6 +208,12 @@ class DocumentedApp(OpenAPI):
 
 _ABOUT = "What members, admins and readers ask a DAO's coordinator. Errors are problem documents (RFC 9457)."
 _PROBLEM = {"description": "A problem", "content": {PROBLEM: {"schema": {"$ref": SCHEMAS.format(model="Problem")}}}}
+_KEY = {
+    "in": "header",
+    "name": HEADER,
+    "description": "The same key with the same request gets the first answer again, for a day.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY, "pattern": "^[ -~]+$"},
+}
 _Written = tuple[type[BaseModel], JsonSchemaMode]
 _SENT: JsonSchemaMode = "validation"
 _ANSWERED: JsonSchemaMode = "serialization"
