@@ -110,7 +110,7 @@ class OwnContribution:
     state: str
     """live, dead or refused."""
     mark: str
-    """merged, waiting, replaced, removed or refused."""
+    """merged, waiting, replaced, cancelled, removed or refused."""
     reason: str
     bytes: int
     received_at: int
@@ -380,7 +380,7 @@ def _contribution(
         tokens=in_words((use.token for use in uses), policy),
         mode=RoundPlan.model_validate_json(made_in.plan).mode,
         state=row.state,
-        mark=_mark(row.state, entry is not None, follows),
+        mark=_mark(row.state, entry is not None, follows, made_in.state),
         reason=row.reason or "",
         bytes=row.size,
         received_at=row.received_at,
@@ -393,11 +393,13 @@ def _contribution(
     )
 
 
-def _mark(state: str, merged: bool, follows: bool) -> str:
+def _mark(state: str, merged: bool, follows: bool, made_in: str) -> str:
     if state != "live":
         return "removed" if state == "dead" else state
     if merged:
         return "merged"
+    if made_in == RoundState.CANCELLED:
+        return "cancelled"
     return "replaced" if follows else "waiting"
 
 

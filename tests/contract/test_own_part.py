@@ -183,7 +183,7 @@ def test_of_two_linked_wallets_the_older_grant_rests(dao: Dao) -> None:
 def test_after_a_revocation_the_page_says_what_came_of_it(dao: Dao) -> None:
     published(dao)
     before = text_of(signed_in(dao, ALICE_KEY).get("/me"))
-    assert "the collective is merged again without it" in before and "Sign the revocation" in before
+    assert "merged again without it, exactly as if it had never been in" in before and "Sign the revocation" in before
     revoke(dao, ALICE, ALICE_KEY)
     client = signed_in(dao, ALICE_KEY)
     page = text_of(client.get("/me"))
