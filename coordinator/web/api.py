@@ -129,6 +129,8 @@ class ShownGrant(Answer):
     """The block at which the signature held."""
     replaced: bool
     revoked_at: int | None
+    newer: str | None
+    """The id of the grant that has replaced this one for the same node key: a renewal."""
 
 
 class StartedRound(Answer):
@@ -254,6 +256,7 @@ def show_grant(path: GrantPath) -> ShownGrant:
             signed_at=Snapshot.model_validate_json(row.snapshot),
             replaced=row.replaced,
             revoked_at=revoked_at(session, path.grant_id),
+            newer=grants.newer_of(session, row),
         )
 
 

@@ -83,7 +83,7 @@ class OwnNode:
     node_key: str
     fingerprint: str
     name: str
-    """What it called itself when it asked for its grant; empty where that is not known any more."""
+    """What it called itself when it asked for a grant; empty where the wallet signed on the machine itself."""
     grant_id: str
     """Of the newest grant that names it."""
     in_force: bool
@@ -300,7 +300,8 @@ def _nodes(
     for key, row in newest.items():
         in_force = row.grant_id in counting
         doing, reason = _doing(session, key, row, now_round, in_force)
-        name = session.scalar(select(DeviceRow.name).where(DeviceRow.node_key == key, DeviceRow.grant_id.is_not(None)))
+        named = select(DeviceRow.name).where(DeviceRow.node_key == key, DeviceRow.grant_id.is_not(None))
+        name = session.scalar(named.order_by(DeviceRow.expires.desc()).limit(1))
         found.append(
             OwnNode(
                 node_key=key,

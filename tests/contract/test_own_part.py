@@ -27,7 +27,7 @@ from test_public_page import (
 )
 
 from coordinator.database import DeviceRow, RoundRow
-from coordinator.identity import members
+from coordinator.identity import devices, members
 from coordinator.web.own_part import SOON_SECONDS, Holding, OwnPart, Seen, cards, own_part, weave
 from deploy.devchain.anvil import ANVIL_KEYS
 from protocol.acts import RevokeGrant
@@ -217,13 +217,15 @@ def test_a_machine_has_its_name_and_whether_it_is_connected(dao: Dao) -> None:
                 user_code="BCDFGHJK",
                 node_key=grant.node_key,
                 name="gpu-box",
-                source="",
+                source="203.0.113.9",
                 expires=dao.now,
                 interval=3,
                 state="granted",
                 grant_id=grant.grant_id,
             )
         )
+        devices.open_device(session, grant.node_key, "another", "198.51.100.1", dao.now + devices.LIFE_SECONDS)
+        assert session.get_one(DeviceRow, "ab").source == ""  # the name stays, not where it asked from
     [node] = part_of(dao, ALICE, seen={1: Seen(connected=False, since=dao.now)}).nodes
     assert (node.name, node.doing, node.seen and node.seen.connected) == ("gpu-box", "idle", False)
     page = text_of(signed_in(dao, ALICE_KEY).get("/me/machines"))
