@@ -5,7 +5,6 @@ from contracts_abi.model import Snapshot
 from contracts_abi.signatures import at_block
 from coordinator.eligibility.verdicts import take_snapshot
 from coordinator.identity import grants
-from coordinator.web.once import once
 from coordinator.web.openapi import Answer, Request, Routes
 from coordinator.web.service import Service, service
 from protocol.acts import Act, CancelRound, RemoveContribution, RevokeGrant, require_current
@@ -59,7 +58,6 @@ class RevokedGrant(Answer):
 
 
 @acts.post("/rounds/<round_id>/cancellation")
-@once
 def cancel_round(path: RoundPath, body: CancelRoundRequest) -> CancelledRound:
     """End a training round without a release."""
     here, order = service(), body.cancel_round
@@ -70,7 +68,6 @@ def cancel_round(path: RoundPath, body: CancelRoundRequest) -> CancelledRound:
 
 
 @acts.post("/contributions/<contribution_id>/removal")
-@once
 def remove_contribution(path: ContributionPath, body: RemoveContributionRequest) -> RemovedContribution:
     """End one contribution; where it is in the newest release, one without it follows."""
     here, order = service(), body.remove_contribution
@@ -81,7 +78,6 @@ def remove_contribution(path: ContributionPath, body: RemoveContributionRequest)
 
 
 @acts.post("/grants/<grant_id>/revocation")
-@once
 def revoke_grant(path: GrantPath, body: RevokeGrantRequest) -> RevokedGrant:
     """Revoke a grant: nothing more is trained under it, and what was, is removed."""
     here, order = service(), body.revoke_grant

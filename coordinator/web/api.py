@@ -10,13 +10,13 @@ from contracts_abi.model import Address, Snapshot
 from contracts_abi.signatures import at_block
 from coordinator.eligibility.verdicts import denied_of, opening_verdicts, recheck, take_snapshot, verdicts_for
 from coordinator.identity import grants, sign_in
+from coordinator.releases.signing import shown_key
 from coordinator.rounds import events
 from coordinator.rounds.acts import revoked_at
 from coordinator.rounds.events import Event
 from coordinator.rounds.ledger import Part
 from coordinator.web import views
 from coordinator.web.asking import asker, fresh_nonce
-from coordinator.web.once import once
 from coordinator.web.openapi import Answer, Request, Routes, point_to_next
 from coordinator.web.requests import signed_in
 from coordinator.web.service import Service, service
@@ -95,6 +95,8 @@ class Dao(Answer):
     base: Base
     superlink: SuperLink
     gateways: tuple[str, ...]
+    signing_key: str | None
+    """What releases are signed with: its public half, PEM; null before there is one."""
 
 
 class Nonce(Answer):
@@ -173,6 +175,7 @@ def dao() -> Dao:
         base=Base(name=settings.base_name, hash=here.base_hash),
         superlink=SuperLink(address=link.address, root_certificate=link.root_certificate),
         gateways=(settings.public_uri, *settings.gateways),
+        signing_key=shown_key(settings.credentials),
     )
 
 
@@ -224,7 +227,6 @@ def verdicts() -> Eligibility:
 
 
 @api.post("/grants", status=201)
-@once
 def give_grant(body: grants.SignedGrant) -> GivenGrant:
     """Give a grant that the session's wallet has signed, which registers its node key."""
     return GivenGrant(grant_id=stored_grant(service(), body))
@@ -261,7 +263,6 @@ def show_grant(path: GrantPath) -> ShownGrant:
 
 
 @api.post("/rounds", status=201)
-@once
 def start_round(body: StartRoundRequest) -> StartedRound:
     """Open a training round."""
     here, order = service(), body.start_round

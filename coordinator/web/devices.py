@@ -13,7 +13,6 @@ from coordinator.identity import devices as rules
 from coordinator.identity import grants
 from coordinator.identity.devices import Device
 from coordinator.web.api import GivenGrant, stored_grant
-from coordinator.web.once import once
 from coordinator.web.openapi import Answer, Request, Routes
 from coordinator.web.requests import require_own_page, signed_in
 from coordinator.web.service import Service, service
@@ -161,7 +160,6 @@ def poll(body: PollRequest) -> PollAnswer:
 
 
 @devices.post("/api/v1/node-keys/retire")
-@once
 def retire(body: RetireRequest) -> RetiredKey:
     """Shut an old node key out for good.
 
@@ -203,7 +201,6 @@ def propose(body: ProposalRequest) -> Proposal:
 
 
 @devices.post("/api/v1/devices/grant", status=201)
-@once
 def grant_to_device(body: GrantForDevice) -> GivenGrant:
     """Give a grant to a machine that waits; it is checked as every grant is."""
     here = service()

@@ -8,8 +8,10 @@ import time
 from collections.abc import Mapping
 from enum import StrEnum
 
+import structlog
 from flask import Flask, Response, after_this_request, g, request
 from limits import parse_many
+from limits.errors import ConfigurationError, StorageError
 from limits.storage import storage_from_string
 from limits.strategies import SlidingWindowCounterRateLimiter
 
@@ -18,7 +20,9 @@ from coordinator.identity.devices import source_of
 from coordinator.identity.sessions import session_id_of
 from coordinator.web.requests import route_of, session_token
 from coordinator.web.service import service
-from protocol.errors import TooMany
+from protocol.errors import BadInput, TooMany
+
+log = structlog.get_logger(__name__)
 
 
 class Kind(StrEnum):
@@ -50,19 +54,29 @@ KINDS: Mapping[str, Kind | None] = {
 
 
 class Limits:
-    """The settings' limits, counted."""
+    """The settings' limits, counted. While the storage does not answer nobody is refused, and the log says so."""
 
     def __init__(self, settings: CoordinatorSettings) -> None:
-        self._counter = SlidingWindowCounterRateLimiter(storage_from_string(settings.limit_storage))
+        """Raises BadInput when the storage is none, or needs a package that is not there."""
+        try:
+            storage = storage_from_string(settings.limit_storage, wrap_exceptions=True)
+        except ConfigurationError as error:
+            raise BadInput(f"limit_storage: {error}.", "Leave it out, or install what it needs.") from error
+        self._counter = SlidingWindowCounterRateLimiter(storage)
         self._rates = {kind: parse_many(text) if (text := _setting(settings, kind)) else [] for kind in Kind}
 
     def count(self, kind: Kind, who: str) -> None:
         """Count one more of ``who``. Raises TooMany where that is over a limit; the answer says when to come again."""
-        for rate in self._rates[kind]:
-            if not self._counter.hit(rate, kind.value, who):
-                wait = max(1, round(self._counter.get_window_stats(rate, kind.value, who).reset_time - time.time()))
-                _tell_to_wait(wait)
-                raise TooMany("You ask more often than this coordinator answers.", f"Try again in {wait} seconds.")
+        try:
+            over = next((rate for rate in self._rates[kind] if not self._counter.hit(rate, kind.value, who)), None)
+            free = self._counter.get_window_stats(over, kind.value, who).reset_time if over else 0.0
+        except StorageError as error:
+            log.warning("requests are not counted", why=str(error.storage_error))
+            return
+        if over:
+            wait = max(1, round(free - time.time()))
+            _tell_to_wait(wait)
+            raise TooMany("You ask more often than this coordinator answers.", f"Try again in {wait} seconds.")
 
 
 def count_requests(app: Flask, limits: Limits) -> None:

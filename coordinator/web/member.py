@@ -136,6 +136,10 @@ class GrantPath(Request):
     grant_id: str
 
 
+class ContributionPath(Request):
+    contribution_id: str
+
+
 class RenewalRequest(Request):
     days: int
     """How long from now: one of the usual times."""
@@ -173,13 +177,13 @@ def propose_renewal(path: GrantPath, body: RenewalRequest) -> Renewal:
     )
 
 
-@member.get("/api/v1/contributions/<contribution_id>/adapter")
-def own_adapter(contribution_id: str) -> Response:
+@member_api.get("/contributions/<contribution_id>/adapter", file="application/octet-stream")
+def own_adapter(path: ContributionPath) -> Response:
     """The adapter as the member's machine sent it, for any wallet of the member's."""
     here = service()
     wallet = signed_in(here)
     with here.database.reading() as session:
-        row, mode = require_own(session, contribution_id, wallets_of(session, wallet))
+        row, mode = require_own(session, path.contribution_id, wallets_of(session, wallet))
     if mode in KEPT_SECRET:
         raise NotFound(KEPT_SECRET[mode], "Run coterie adapter on the machine that trained.")
     file = here.settings.contributions / row.contribution_id / ADAPTER

@@ -27,7 +27,7 @@ UNDER_WAY_SECONDS = 120
 
 
 def once(view: View) -> View:
-    """A view that is not done again for a request that brings the same key. Stands below the route."""
+    """A view that is not done again for a request that brings the same key. ``Routes`` makes one of what is keyed."""
     answer = get_type_hints(view)["return"]
 
     @wraps(view)
@@ -46,7 +46,6 @@ def once(view: View) -> View:
         _keep(here, name, done)
         return done
 
-    guarded.once = True  # type: ignore[attr-defined]
     return guarded  # type: ignore[return-value]
 
 

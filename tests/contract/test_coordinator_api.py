@@ -23,11 +23,13 @@ from eth_account.messages import encode_defunct
 from flask.testing import FlaskClient
 from round_parts import PLAN, adapter_for, contribution_for, reply_of, scores_for, statistics_for, write_small_base
 from sqlalchemy import func, select
+from web_parts import DocumentedClient
 
 from bases import EMBEDDED_BASE
 from contracts_abi.model import Token
 from coordinator.config import CoordinatorSettings
 from coordinator.database import SessionRow
+from coordinator.releases.signing import signing_key
 from coordinator.rounds.checks import adapted_layers
 from coordinator.rounds.events import Event, is_chain
 from coordinator.rounds.exchange import RoundExchange
@@ -100,6 +102,7 @@ class Coordinator:
         self.registered = RegistrationFake()
         self.runs = RunsFake()
         self.app = create_app(self.settings, self.registered)
+        self.app.test_client_class = DocumentedClient
         self.client: FlaskClient = self.app.test_client()
         self.folder = folder
 
@@ -675,6 +678,14 @@ def test_the_dao_says_everything_that_a_member_needs(here: Coordinator) -> None:
     assert dao["base"] == {"name": "small", "hash": here.settings.base_hash}
     assert (dao["domain"], dao["uri"]) == ("nouns.example", "https://nouns.example")
     assert dao["superlink"] == {"address": "127.0.0.1:1", "root_certificate": "PEM"}
+    assert dao["signing_key"] is None
+
+
+def test_the_key_that_signs_releases_is_told_before_there_is_one(here: Coordinator) -> None:
+    ended = threading.Event()
+    ended.set()
+    here.worker().run(ended)
+    assert here.client.get("/api/v1/dao").json["signing_key"] == signing_key(here.settings.credentials).pem
 
 
 def test_every_answer_keeps_browsers_to_this_site(here: Coordinator) -> None:
