@@ -138,6 +138,16 @@ def granted(session: Session, grant_id: str) -> tuple[Grant, GrantRow]:
     return Grant.model_validate_json(row.document), row
 
 
+def newer_of(session: Session, row: GrantRow) -> str | None:
+    """The id of the grant that has replaced this one for the same wallet and node key, if one has."""
+    if not row.replaced:
+        return None
+    query = select(GrantRow.grant_id).where(
+        GrantRow.member == row.member, GrantRow.node_key == row.node_key, ~GrantRow.replaced
+    )
+    return session.scalar(query.limit(1))
+
+
 def live_grants(session: Session, policy_hash: str, base_hash: str, now: int) -> list[Grant]:
     """The newest grant of every member that has not ended and is for this policy and base, oldest first.
 

@@ -89,6 +89,11 @@ WHO: Mapping[str, Who] = {
     # pages.py
     "GET /": Who.VISITOR,
     # member.py
+    "GET /me": Who.VISITOR,
+    "GET /me/nfts": Who.VISITOR,
+    "GET /me/machines": Who.VISITOR,
+    "GET /api/v1/contributions/<contribution_id>/adapter": Who.OWNER,
+    "POST /api/v1/grants/<grant_id>/renewal": Who.OWNER,
     # admin.py
     "GET /admin": Who.ADMIN,
     "GET /admin/rounds/new": Who.ADMIN,

@@ -26,7 +26,7 @@ from coordinator.web.desk.rounds import Merges, contribution_of, orders_on, stan
 from coordinator.web.desk.seats import Seat, who_is_admin
 from coordinator.web.desk.tasks import desk
 from coordinator.web.openapi import Answer, Routes
-from coordinator.web.problems import RETRY_SECONDS
+from coordinator.web.problems import RETRY_SECONDS, tell, wants_page
 from coordinator.web.requests import signed_in
 from coordinator.web.service import Service, service
 from protocol.errors import CoterieError, NotAllowed, NotSignedIn, Unreachable
@@ -73,7 +73,7 @@ def front() -> AnyResponse:
 @admin.get("/rounds/new")
 def plan_round() -> AnyResponse:
     plan, begun_from = _plan_to_begin_with(service(), request.args.get("from", ""))
-    return _planned(plan_form.written(plan), {}, plan, begun_from)
+    return _planned(plan_form.written(plan), {}, None, begun_from)
 
 
 @admin.post("/rounds/new")
@@ -216,19 +216,25 @@ def tell_health() -> HealthAnswer:
 
 
 @admin.errorhandler(NotSignedIn)
-def _sign_in(_: NotSignedIn) -> AnyResponse:
+def _sign_in(error: NotSignedIn) -> AnyResponse:
+    if not wants_page():
+        return tell(error)
     who, _how = who_is_admin(service().policy)
     return _told("admin/sign_in.html", 401, who=who, next=request.path if request.method == "GET" else "/admin")
 
 
 @admin.errorhandler(NotAllowed)
 def _not_admin(error: NotAllowed) -> AnyResponse:
+    if not wants_page():
+        return tell(error)
     who, how = who_is_admin(service().policy)
     return _told("admin/not_admin.html", 403, error=error, who=who, how=how)
 
 
 @admin.errorhandler(CoterieError)
 def _trouble(error: CoterieError) -> AnyResponse:
+    if not wants_page():
+        return tell(error)
     answer = _told("admin/trouble.html", error.status, error=error)
     if isinstance(error, Unreachable):
         answer.headers["Retry-After"] = str(RETRY_SECONDS)
@@ -333,11 +339,11 @@ def _round(template: str, round_id: str) -> AnyResponse:
         standing = standing_of(session, remembered.merges, here.settings.candidates, round_id, here.now())
         until = awaited_until(session, round_id)
         pace = seconds_of_training(session, row.base_hash, standing.plan) if standing.gathers else None
-    online = None if standing.ended else remembered.machines.online(here.settings)
+    seen = None if standing.ended else remembered.machines.seen(here.settings)
     return _page(
         template,
         round=standing,
-        online=online,
+        seen=seen,
         pace=pace,
         removal=standing.kind == RoundKind.REMOVAL,
         forms=tuple(orders.of_round(standing, until)),

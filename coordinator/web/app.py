@@ -12,6 +12,7 @@ from coordinator.web.caching import settle_caching
 from coordinator.web.devices import device_pages, devices
 from coordinator.web.gateway import gateway
 from coordinator.web.limits import Limits, count_requests, count_sessions
+from coordinator.web.member import member, member_api
 from coordinator.web.openapi import DocumentedApp
 from coordinator.web.pages import pages
 from coordinator.web.problems import tell_problems
@@ -48,9 +49,9 @@ def create_app(
     app.extensions["coterie"] = here
     limits = Limits(settings)
     count_requests(app, limits)
-    for routes in (acts, api, devices, health_routes, proposals, round_acts, wallets):
+    for routes in (acts, api, devices, health_routes, member_api, proposals, round_acts, wallets):
         app.register_api(routes)
-    for blueprint in (admin, device_pages, gateway, pages, wallet_pages):
+    for blueprint in (admin, device_pages, gateway, member, pages, wallet_pages):
         app.register_blueprint(blueprint)
     app.add_url_rule("/healthz", "healthz", lambda: jsonify(status="ok"))
     app.add_url_rule("/api/v1/openapi.json", "openapi", lambda: jsonify(app.api_doc))

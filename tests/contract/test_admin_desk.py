@@ -16,16 +16,19 @@ from round_parts import PLAN, write_small_base
 from test_coordinator_api import ADMIN, ALICE, BOB, CAROL, NOBODY, Coordinator, opened, policy_of, score, train
 from test_coordinator_api import here as here  # the fixture
 
+from contracts_abi.rpc import Rpc
 from coordinator.web.desk.plan_form import FIELDS, read, written
 from coordinator.web.desk.seats import Seats
 from coordinator.web.proposals import KINDS
 from deploy.devchain.safes import Safes
+from protocol.errors import Unreachable
 from protocol.grant import RoundPlan, sign
 from protocol.policy import AdminSafe
 
 pytestmark = pytest.mark.slow
 
 ORIGIN = {"Origin": "https://nouns.example"}
+BROWSER = {"Accept": "text/html,*/*;q=0.8"}
 PAGES = ("", "/rounds/new", "/policy", "/removals", "/health")
 
 
@@ -37,7 +40,7 @@ class Desk:
     """A browser at the desk, signed in by a cookie as browsers are."""
 
     def __init__(self, here: Coordinator, key: str) -> None:
-        self.here, self.session = here, here.sign_in(key)
+        self.here, self.session = here, {**here.sign_in(key), **BROWSER}
 
     def get(self, path: str = "", status: int = 200, **headers: str) -> str:
         answer = self.here.client.get(f"/admin{path}", headers={**self.session, **headers})
@@ -66,7 +69,7 @@ def plan(**changes: str) -> dict[str, str]:
 
 def test_who_is_not_signed_in_is_asked_to_sign_in(here: Coordinator) -> None:
     for page in (*PAGES, "/rounds/" + "ab" * 8, "/contributions/" + "ab" * 8):
-        answer = here.client.get(f"/admin{page}")
+        answer = here.client.get(f"/admin{page}", headers=BROWSER)
         assert answer.status_code == 401
         assert "Sign in with your wallet" in answer.get_data(as_text=True)
     assert here.client.get("/api/v1/health").status_code == 401
@@ -112,6 +115,19 @@ def test_a_seat_is_remembered_for_some_seconds_and_asked_again_after(here: Coord
     assert asked == [0.0, 20.0]
 
 
+def test_when_the_chain_falls_silent_an_admin_goes_on_looking_for_a_while(here: Coordinator) -> None:
+    now = [0.0]
+    seats = Seats(lambda: now[0])
+    assert seats.of(lambda: here.service.rpc, here.policy, address(ADMIN)).signs
+    now[0] = 599.0
+    assert seats.of(lambda: Rpc("http://127.0.0.1:9"), here.policy, address(ADMIN)).signs
+    now[0] = 601.0
+    with pytest.raises(Unreachable):
+        seats.of(lambda: Rpc("http://127.0.0.1:9"), here.policy, address(ADMIN))
+    with pytest.raises(Unreachable):
+        seats.of(lambda: Rpc("http://127.0.0.1:9"), here.policy, address(ALICE))
+
+
 def test_an_owner_of_the_dao_s_safe_looks_and_is_told_how_the_safe_orders(chain: Chain, tmp_path: Path) -> None:
     safes = Safes(chain.admin)
     safe = safes.deploy(safes.plan([address(ADMIN), address(ALICE)], 2, salt=77)).address
@@ -144,7 +160,9 @@ def test_every_field_of_a_plan_is_in_the_form_and_comes_back_as_it_was() -> None
 
 
 def test_before_anybody_has_granted_the_rehearsal_says_so(here: Coordinator) -> None:
-    page = Desk(here, ADMIN).get("/rounds/new")
+    admin = Desk(here, ADMIN)
+    assert "The chain is asked" in admin.get("/rounds/new"), "the page is there before the chain has answered"
+    page = admin.post("/rounds/new", plan())
     assert "0 members would take part" in page.replace("<strong>", "").replace("</strong>", "")
     assert "Nobody has a grant" in page
     assert "the quorum is 2" in page
@@ -211,7 +229,8 @@ def test_the_plan_that_was_rehearsed_is_the_plan_that_is_signed(here: Coordinato
     shown = admin.get(f"/rounds/{answer.json['round_id']}?done=start_round")
     assert "The round has started." in shown and '"steps": 7' in shown
     again = admin.get(f"/rounds/new?from={answer.json['round_id']}")
-    assert "Round 1 is under way." in again and 'name="steps" value="7"' in again
+    assert "the plan of round 1" in again and 'name="steps" value="7"' in again
+    assert "Round 1 is under way." in admin.post("/rounds/new", plan())
 
 
 # A round --------------------------------------------------------------------------------------------------------------

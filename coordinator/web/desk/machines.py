@@ -3,12 +3,20 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from coordinator.config import CoordinatorSettings
 from coordinator.wiring import superlink_control
 from protocol.errors import CoterieError
 
 REMEMBER_SECONDS = 4.0
+
+
+class Seen(NamedTuple):
+    """Whether a machine is connected, and since when that is so (Unix seconds); None where it never was."""
+
+    online: bool
+    since: int | None
 
 
 class Machines:
@@ -18,15 +26,17 @@ class Machines:
         self._clock = clock
         self._lock = threading.Lock()
         self._asked = float("-inf")
-        self._online: Mapping[str, bool] | None = None
+        self._seen: Mapping[str, Seen] | None = None
 
-    def online(self, settings: CoordinatorSettings) -> Mapping[str, bool] | None:
-        """Node id → whether it is connected; None when the SuperLink does not answer."""
+    def seen(self, settings: CoordinatorSettings) -> Mapping[str, Seen] | None:
+        """Node id → how it was seen; None when the SuperLink does not answer."""
         with self._lock:
             if self._clock() - self._asked >= REMEMBER_SECONDS:
                 try:
-                    self._online = {str(one): on for one, on in superlink_control(settings).presence().items()}
+                    self._seen = {
+                        str(one): Seen(*told) for one, told in superlink_control(settings).last_seen().items()
+                    }
                 except (CoterieError, OSError):
-                    self._online = None
+                    self._seen = None
                 self._asked = self._clock()
-            return self._online
+            return self._seen

@@ -9,10 +9,12 @@ from contracts_abi.admin import admin_for
 from contracts_abi.model import Address
 from contracts_abi.rpc import Rpc
 from coordinator.eligibility.verdicts import take_snapshot
-from protocol.errors import NotAllowed
+from protocol.errors import NotAllowed, Unreachable
 from protocol.policy import AdminRole, AdminSafe, AdminWallets, Policy
 
 REMEMBER_SECONDS = 15.0
+SILENT_SECONDS = 600.0
+"""While the chain does not answer, who was an admin so short a time ago may go on looking: at what is wrong, above all."""
 MOST_REMEMBERED = 1000
 
 
@@ -42,13 +44,18 @@ class Seats:
 
         Raises:
             NotAllowed: it is no admin.
-            Unreachable: the chain does not answer; that is not remembered.
+            Unreachable: the chain does not answer, and has not called it an admin lately.
         """
         now = self._clock()
         with self._lock:
             asked, answer = self._known.get(wallet, (0.0, None))
         if answer is None or asked + REMEMBER_SECONDS <= now:
-            answer = _ask(rpc(), policy, wallet)
+            try:
+                answer = _ask(rpc(), policy, wallet)
+            except Unreachable:
+                if isinstance(answer, Seat) and now < asked + SILENT_SECONDS:
+                    return answer
+                raise
             with self._lock:
                 if len(self._known) >= MOST_REMEMBERED:
                     self._known.clear()
