@@ -14,7 +14,7 @@ from protocol.policy import AdminRole, AdminSafe, AdminWallets, Policy
 
 REMEMBER_SECONDS = 15.0
 SILENT_SECONDS = 600.0
-"""While the chain does not answer, who was an admin so short a time ago may go on looking: at what is wrong, above all."""
+"""While the chain is silent, who was an admin so short a time ago goes on looking: at what is wrong, above all."""
 MOST_REMEMBERED = 1000
 
 
