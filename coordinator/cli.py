@@ -27,6 +27,7 @@ from typer.core import TyperGroup
 
 from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
+from coordinator.database_commands import database_app
 from coordinator.flower.superlink import SuperLinkProcess
 from coordinator.order_commands import (
     DEFAULT_CONFIG,
@@ -78,6 +79,7 @@ contribution_app = typer.Typer(help="End single contributions, or set them aside
 app.add_typer(round_app, name="round")
 app.add_typer(contribution_app, name="contribution")
 app.add_typer(policy_app, name="policy")
+app.add_typer(database_app, name="database")
 add_to_rounds(round_app)
 add_to_contributions(contribution_app)
 app.command()(rewards)
@@ -115,7 +117,9 @@ def serve(config: Config = DEFAULT_CONFIG) -> None:
     """Run the web server alone: API, gateway and page."""
     from coordinator.web.server import serve as serve_web
 
-    serve_web(_settings(config))
+    settings = _settings(config)
+    Database(settings.database).close()  # one of another version is refused here, before the server's processes fork
+    serve_web(settings)
 
 
 @app.command()

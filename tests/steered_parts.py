@@ -83,11 +83,15 @@ class SteeredRound(PrivateRound):
         self.latecomers.step()
         return self.members[-1]
 
-    def grants_anew(self, number: int, *, tokens: tuple[int, ...] = (), node: int | None = None) -> Grant:
+    def grants_anew(
+        self, number: int, *, tokens: tuple[int, ...] = (), node: int | None = None, contract: str = NOUNS
+    ) -> Grant:
         """The wallet of member ``number`` signs another grant, for the same machine or for ``node``."""
         before = self.members[number]
         named = (
-            {"tokens": tuple(Token(chain_id=31337, contract=NOUNS, token_id=one) for one in tokens)} if tokens else {}
+            {"tokens": tuple(Token(chain_id=31337, contract=contract, token_id=one) for one in tokens)}
+            if tokens
+            else {}
         )
         if node is not None:
             node_key.create(self.folder / f"node-{node}.pem")

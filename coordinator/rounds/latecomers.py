@@ -109,6 +109,10 @@ class Latecomers:
 
     def _wanting(self, session: Session, row: RoundRow) -> dict[str, Grant]:
         """Grant id → grant in force that has no part, nor has another wallet of its member one."""
+        there_already = select(RoundGrantRow.grant_id).where(RoundGrantRow.round_id == row.round_id)
+        others = select(GrantRow.grant_id).where(~GrantRow.replaced, GrantRow.grant_id.not_in(there_already))
+        if session.scalar(others.limit(1)) is None:
+            return {}
         parts, known = parts_of(session, row.round_id), persons(session)
         wallets = {session.get_one(GrantRow, part.grant_id).member for part in parts}
         there = {known[wallet]: wallet for wallet in wallets if wallet in known}

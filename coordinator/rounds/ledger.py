@@ -69,6 +69,7 @@ from coordinator.rounds.transitions import (
     RoundState,
     Standing,
     Step,
+    next_step,
 )
 from coordinator.watching.lapses import Lapse, Watched
 from protocol.acts import CancelRound, RemoveContribution, RevokeGrant
@@ -91,7 +92,9 @@ from protocol.modes import Mode, PrivacySpent
 from protocol.policy import Policy, Verdict, release_terms
 
 ADAPTER, STATISTICS = "adapter.safetensors", "statistics.safetensors"
-ASKED_BEFORE = "Its machine has contributed as it was asked, under an earlier grant; this one counts from now on."
+ASKED_BEFORE = (
+    "Its machine has contributed as it was asked, under an earlier grant; this one counts from the next round on."
+)
 REVOKED = "The member revoked the grant."
 
 
@@ -473,10 +476,24 @@ class Ledger:
         with self._database.reading() as session:
             return self._standing(session, round_row(session, round_id))
 
-    def move(self, round_id: str, step: Step) -> None:
-        """Raises Conflict when the round is not in a state that goes there, or is paused."""
+    def take_step(self, round_id: str) -> Step | None:
+        """Take the step that is due, if one is; it is decided again in the transaction that takes it."""
+        if next_step(self.standing(round_id)) is None:
+            return None
         with self._database.writing() as session:
-            self._move(session, going(round_row(session, round_id)), step)
+            row = round_row(session, round_id)
+            step = None if row.paused_at is not None else next_step(self._standing(session, row))
+            if step:
+                self._move(session, row, step)
+            return step
+
+    def move(self, round_id: str, step: Step, leaving: RoundState | None = None) -> None:
+        """Raises Conflict when the round is paused, in no state that goes there, or not in ``leaving`` any more."""
+        with self._database.writing() as session:
+            row = going(round_row(session, round_id))
+            if leaving is not None and row.state != leaving:
+                raise Conflict(f"Round {round_id} is {row.state} by now.")
+            self._move(session, row, step)
 
     def set_run(self, round_id: str, run_id: str, ended: str | None = None) -> None:
         """Note which Flower run carries the round; with ``ended``, how the one before it ended is told."""
@@ -764,7 +781,7 @@ class Ledger:
             contributed=live,
             set_aside=contributed_grants(session, row.round_id) - live,
             paused=row.paused_at is not None,
-            absent=absences(session, parts, live, exchanged) if row.state in EXCHANGES else (),
+            absent=absences(session, row.round_id, live, exchanged) if row.state in EXCHANGES else (),
             live=frozenset(one.contribution_id for one in mergeable(session, row)),
             merged=frozenset(merged_ids(row)),
             needless=row.kind == RoundKind.REMOVAL and all(one.state == "live" for one in released(session)),

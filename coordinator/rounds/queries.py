@@ -262,18 +262,20 @@ def answered_keys(row: RoundRow) -> Select[str]:
     )
 
 
-def absences(
-    session: Session, parts: Sequence[RoundGrantRow], live: Collection[str], exchanged: Exchanged | None
-) -> tuple[Absent, ...]:
+def absences(session: Session, round_id: str, live: Collection[str], exchanged: Exchanged | None) -> tuple[Absent, ...]:
     """Whose contribution, or answer to the present exchange, is not there, and why."""
-    found = []
-    set_aside = contributed_grants(session, parts[0].round_id) - frozenset(live) if parts else frozenset()
-    for part in sorted(parts, key=lambda one: one.grant_id):
-        grant = session.get_one(GrantRow, part.grant_id)
-        there = grant.node_key in exchanged.answered if exchanged else part.grant_id in live
-        if not there and part.reason != REPLACED:
-            found.append(Absent(grant.member, _why_absent(part, part.grant_id in set_aside)))
-    return tuple(found)
+    set_aside = contributed_grants(session, round_id) - frozenset(live)
+    rows = session.execute(
+        select(RoundGrantRow, GrantRow.member, GrantRow.node_key)
+        .join(GrantRow, GrantRow.grant_id == RoundGrantRow.grant_id)
+        .where(RoundGrantRow.round_id == round_id)
+        .order_by(GrantRow.given_at, GrantRow.grant_id)
+    )
+    return tuple(
+        Absent(member, _why_absent(part, part.grant_id in set_aside))
+        for part, member, node_key in rows
+        if part.reason != REPLACED and not (node_key in exchanged.answered if exchanged else part.grant_id in live)
+    )
 
 
 def _why_absent(part: RoundGrantRow, is_set_aside: bool) -> str:

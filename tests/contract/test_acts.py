@@ -324,6 +324,7 @@ def test_who_grants_while_a_round_is_open_takes_part_in_it_at_its_own_snapshot(h
     assert told.snapshot == here.ledger.facts(round_id).snapshot and granted[CAROL] in told.tokens
 
 
+@pytest.mark.usefixtures("each_database")
 def test_a_revoked_grant_gives_nothing_any_more(here: Coordinator) -> None:
     round_id, granted = opened(here, ALICE, BOB)
     exchange = here.exchange(round_id)

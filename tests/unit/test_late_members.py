@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from private_parts import AT, BEGAN, NOISED_PLAN, SECRET_PLAN
+from private_parts import AT, BEGAN, NOISED_PLAN, NOUNS, POLICY, SECRET_PLAN
 from round_parts import PLAN, reply_of
 from steered_parts import SteeredRound
 
@@ -17,11 +17,13 @@ from coordinator.rounds.transitions import RoundState
 from protocol.acts import PauseRound, RemoveContribution
 from protocol.errors import Conflict, Unreachable
 from protocol.grant import RoundPlan
-from protocol.policy import judge
+from protocol.policy import CollectionRule, Policy, judge
+
+BIRDS = "0x" + "22" * 20
 
 
-def under_way(folder: Path, plan: RoundPlan = PLAN, count: int = 2) -> Iterator[SteeredRound]:
-    running = SteeredRound(folder, plan, count=count)
+def under_way(folder: Path, plan: RoundPlan = PLAN, count: int = 2, policy: Policy = POLICY) -> Iterator[SteeredRound]:
+    running = SteeredRound(folder, plan, count=count, policy=policy)
     yield running
     running.database.close()
 
@@ -90,6 +92,21 @@ def test_a_token_that_another_member_offers_in_the_round_stays_with_them(here: S
     assert late and not late.expected and late.reason == TOO_FEW
     assert here.told("round.without")[-1].body["message"] == TOO_FEW
     assert here.ledger.standing(here.round_id).quorum == here.plan.quorum
+
+
+def test_what_cannot_be_published_with_the_others_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    rules = (
+        CollectionRule(contract=NOUNS, name="Nouns", licence="CC-BY-SA-4.0"),
+        CollectionRule(contract=BIRDS, name="Birds", licence="CC-BY-NC-SA-4.0"),
+    )
+    for here in under_way(
+        tmp_path, policy=POLICY.model_copy(update={"collections": rules, "accept_holder_warrant": True})
+    ):
+        here._join(2)
+        grant = here.grants_anew(2, tokens=(1, 2), contract=BIRDS)
+        late = part(here, grant.grant_id)
+        assert late and not late.expected and "CC-BY-NC-SA-4.0" in (late.reason or "")
+        assert {here.contribute(0), here.contribute(1)} == set(here.states()) and here.go() == RoundState.MERGING
 
 
 def test_a_secret_sum_takes_nobody_once_its_terms_name_who_is_in_it(tmp_path: Path) -> None:
