@@ -13,12 +13,11 @@ from sqlalchemy.orm import Session
 
 from contracts_abi.model import Address, Snapshot
 from coordinator.database import ContributionRow, RoundRow
-from coordinator.eligibility.once import each_token_once
 from coordinator.eligibility.verdicts import opening_verdicts, take_snapshot
 from coordinator.identity import grants
 from coordinator.rounds import budget
 from coordinator.rounds.checks import Layers, adapted_layers
-from coordinator.rounds.ledger import Part
+from coordinator.rounds.parts import Part, once_each
 from coordinator.rounds.queries import active_round, live_verdicts
 from coordinator.rounds.transitions import RoundKind
 from coordinator.web.desk.words import Together, together
@@ -112,8 +111,7 @@ def rehearse(here: Service, asked: Asked, plan: RoundPlan) -> Rehearsal:
         return opening_verdicts(rpc, here.policy, grant, snapshot, here.sources)
 
     verdicts = [asked.of(snapshot.hash, grant.digest(), lambda grant=grant: verdicts_of(grant)) for grant in live]  # type: ignore[misc]
-    once = each_token_once(list(zip(live, verdicts, strict=True)))
-    parts = [Part(grant, found) for grant, found in zip(live, once, strict=True)]
+    parts = once_each([Part(grant, found) for grant, found in zip(live, verdicts, strict=True)])
     with here.database.reading() as session:
         return composed(session, here, plan, snapshot, parts, others)
 
@@ -178,7 +176,7 @@ def _obstacles(session: Session, policy: Policy, plan: RoundPlan, enough: Sequen
 
 
 def _terms(session: Session, here: Service, enough: Sequence[Part]) -> ReleaseTerms | None:
-    offered = [v for part in enough for v in part.verdicts if v.token in part.admitted]
+    offered = [v for part in enough for v in part.offered]
     others = live_verdicts(session, here.base_hash, {part.grant.member for part in enough})
     return release_terms(here.policy, [*offered, *others]) if offered or others else None
 
