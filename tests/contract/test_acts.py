@@ -432,13 +432,14 @@ def test_a_safe_grants_and_the_release_says_at_which_block_that_held(
     manifest = Manifest.model_validate(here.client.get("/api/v1/releases/latest").json["manifest"])
     [unproven] = manifest.unproven
     assert unproven.member == safe.address and unproven.signed_at
-    manifest.check(manifest.files)
-    manifest.check(manifest.files, lambda block: at_block(chain.rpc, block))
+    files = dict.fromkeys(manifest.names, "") | manifest.files
+    manifest.check(files)
+    manifest.check(files, lambda block: at_block(chain.rpc, block))
     with pytest.raises(NotAllowed, match=safe.address):
         unproven.check(lambda _: at_block(chain.rpc, chain.snapshot()))  # the owner has gone since
     unnamed = manifest.model_copy(update={"contributions": (unproven.model_copy(update={"signed_at": None}),)})
     with pytest.raises(NotAllowed, match=safe.address):
-        unnamed.check(manifest.files)
+        unnamed.check(files)
 
     order = revoke(here, given(here, granted[BOB]))
     first = give(here, order, sign(order, BOB)).json["removal_round"]
