@@ -7,6 +7,7 @@ import statistics
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -107,11 +108,11 @@ def rehearse(here: Service, asked: Asked, plan: RoundPlan) -> Rehearsal:
         live = grants.live_grants(session, here.policy.digest(), here.base_hash, here.now())
         others = grants.members_elsewhere(session, {one.member for one in live})
 
-    def verdicts_of(grant: Grant) -> Sequence[Verdict]:
-        return opening_verdicts(rpc, here.policy, grant, snapshot, here.sources)
+    def part_of(grant: Grant) -> Part:
+        ask = partial(opening_verdicts, rpc, here.policy, grant, snapshot, here.sources)
+        return Part(grant, asked.of(snapshot.hash, grant.digest(), ask))
 
-    verdicts = [asked.of(snapshot.hash, grant.digest(), lambda grant=grant: verdicts_of(grant)) for grant in live]  # type: ignore[misc]
-    parts = once_each([Part(grant, found) for grant, found in zip(live, verdicts, strict=True)])
+    parts = once_each([part_of(grant) for grant in live])
     with here.database.reading() as session:
         return composed(session, here, plan, snapshot, parts, others)
 
