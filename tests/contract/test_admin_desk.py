@@ -393,6 +393,14 @@ def test_health_tells_of_every_part_to_people_and_programs(here: Coordinator) ->
     assert here.client.get("/healthz").json == {"status": "ok"}
 
 
+def test_pins_are_looked_at_again_when_an_admin_asks(here: Coordinator) -> None:
+    admin = Desk(here, ADMIN)
+    answer = here.client.post("/admin/health/pins", headers={**admin.session, **ORIGIN})
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/admin/health?done=check_pins")
+    assert "at its next tick" in admin.get("/health?done=check_pins")
+    assert "<script>" not in admin.get("/health?done=%3Cscript%3E")
+
+
 def test_a_worker_that_has_stopped_is_seen(here: Coordinator) -> None:
     here.worker().tick()
     old = time.time() - 600
