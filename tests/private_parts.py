@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from eth_account import Account
+from postgres_parts import database_in
 from round_parts import PLAN, write_small_base
 
 from client.node import secret as member_side
@@ -19,7 +20,8 @@ from coordinator.flower.exchange import Body, Task
 from coordinator.identity.grants import SignedGrant, store_grant
 from coordinator.rounds.checks import adapted_layers, fixed_factors
 from coordinator.rounds.exchange import RoundExchange
-from coordinator.rounds.ledger import Ledger, Part
+from coordinator.rounds.ledger import Ledger
+from coordinator.rounds.parts import Part
 from coordinator.rounds.secret import SecretSums
 from coordinator.rounds.transitions import RoundState, next_step
 from deploy.devchain.anvil import ANVIL_KEYS
@@ -76,7 +78,7 @@ class PrivateRound:
     members: list[Member] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.database = Database(f"sqlite:///{self.folder}/coterie.sqlite")
+        self.database = Database(database_in(self.folder))
         contributions = self.folder / "contributions"
         self.ledger = Ledger(self.database, self.policy, contributions, 60.0, lambda: self.now)
         self.secret = SecretSums(self.database, self.policy, contributions, lambda: self.now)

@@ -6,40 +6,49 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import IO, Protocol
 
 import structlog
 
 from contracts_abi.asking import require_canonical
+from contracts_abi.model import Snapshot
+from contracts_abi.ownership.discovery import Sources
 from contracts_abi.rpc import Rpc
 from coordinator.aggregation.gain import choose
 from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
 from coordinator.eligibility.policies import kept
 from coordinator.eligibility.verdicts import opening_verdicts, take_snapshot
+from coordinator.lease import TRY_SECONDS
 from coordinator.releases.build import MANIFEST, ReleaseDraft, build, published_files
 from coordinator.releases.signing import make_key
 from coordinator.releases.store import CarStore
 from coordinator.rounds import candidate, private
 from coordinator.rounds.candidate import Candidates, without
 from coordinator.rounds.checks import adapted_layers, fixed_factors
+from coordinator.rounds.latecomers import Latecomers
 from coordinator.rounds.ledger import Ledger, LiveContribution, RoundFacts
 from coordinator.rounds.merging import MergeOrder, Ordered, merge_in_child
 from coordinator.rounds.secret import SecretSums
-from coordinator.rounds.transitions import RoundState, Step, next_step
+from coordinator.rounds.transitions import EXCHANGES, RoundState, Step
 from coordinator.watching.forks import Forks
 from coordinator.watching.watcher import Watcher
 from coordinator.wiring import ledger_of, pinning_of, secret_sums_of, sources_of
 from protocol.adapter import load_adapter
 from protocol.contribution import CandidateName, ScoreReport
-from protocol.errors import BadInput, Conflict, CoterieError, NotAllowed
-from protocol.grant import RoundPlan
+from protocol.errors import BadInput, Conflict, CoterieError, NotAllowed, Unreachable
+from protocol.grant import Grant, RoundPlan
 from protocol.manifest import BaseReference, GainScore, Manifest, MergedContribution
 from protocol.modes import Mode
-from protocol.policy import licences_of, release_terms
+from protocol.policy import Policy, Verdict, licences_of, release_terms
 
 RUN_CHECK_SECONDS = 5.0
+RUN_PAUSE_SECONDS = 300.0
+"""The longest wait before a run that keeps ending is started again; the first waits are of ``RUN_CHECK_SECONDS``."""
+STABLE_SECONDS = 120.0
+"""A run that was under way for so long has not ended at once: the next one does not wait for the earlier ones' sake."""
 REST_SECONDS = 10.0
 """How long a round rests whose step could not be done, because the SuperLink or a library did not answer."""
 _UNDER_WAY = frozenset({"pending", "starting", "running"})
@@ -59,32 +68,73 @@ class Runs(Protocol):
         ...
 
 
-class Worker:
-    """One for each data folder."""
+@dataclass(frozen=True)
+class RunTries:
+    """How often a round's run had to be started again lately, and when to look at it next. Times are monotonic."""
 
-    def __init__(self, settings: CoordinatorSettings, runs: Callable[[], Runs]) -> None:
+    in_vain: int = 0
+    since: float = 0.0
+    next_look: float = 0.0
+
+    def started(self, now: float, *, again: bool) -> "RunTries":
+        """Every start after one that came to nothing is followed by a longer wait, up to ``RUN_PAUSE_SECONDS``."""
+        in_vain = self.in_vain + again
+        wait = min(RUN_CHECK_SECONDS * 2 ** min(in_vain, 10), RUN_PAUSE_SECONDS)
+        return RunTries(in_vain, now, now + wait)
+
+    def under_way(self, now: float) -> "RunTries":
+        """Seen at work; forgiven what was before once it has been for long."""
+        in_vain = 0 if now >= self.since + STABLE_SECONDS else self.in_vain
+        return RunTries(in_vain, self.since, now + RUN_CHECK_SECONDS)
+
+
+class Worker:
+    """One for each data folder and database; where the database is shared between machines, others stand by."""
+
+    def __init__(
+        self,
+        settings: CoordinatorSettings,
+        runs: Callable[[], Runs],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """``runs`` reaches the SuperLink, or raises Unreachable while there is none."""
-        self._settings = settings
+        self._settings, self._monotonic = settings, monotonic
         self._runs = runs
-        database = Database(settings.database)
+        self._database = database = Database(settings.database)
         self._ledger: Ledger = ledger_of(settings, database)
         self._secret: SecretSums = secret_sums_of(settings, database)
         self._store = CarStore(settings.store)
         self._pinning = pinning_of(settings, database, self._store)
         self._rpc = rpc = Rpc(settings.rpc_url)
         policy, sources = settings.loaded_policy, sources_of(settings)
-        forks = Forks(rpc, self._ledger, lambda grant, at: opening_verdicts(rpc, policy, grant, at, sources))
+        judged = partial(_opening, rpc, policy, sources)
+        forks = Forks(rpc, self._ledger, judged)
+        self._latecomers = Latecomers(database, policy, judged)
         self._watcher = Watcher(rpc, self._ledger, lambda: take_snapshot(rpc, policy), policy.ownership, forks)
-        self._run_checked: dict[str, float] = {}
+        self._tries: dict[str, RunTries] = {}
         self._resting: dict[str, float] = {}
 
     def run(self, stop: threading.Event) -> None:
-        """Until ``stop`` is set. Raises Conflict when another worker has the data folder."""
-        with self._alone():
-            make_key(self._settings.credentials)  # so that readers can be told of it before they need it
-            while not stop.is_set():
-                self.tick()
-                stop.wait(self._settings.poll_seconds)
+        """Until ``stop`` is set. With a shared database it stands by while another worker is at work.
+
+        Raises:
+            Conflict: another worker has the data folder, and the database is a file.
+        """
+        while not stop.is_set():
+            try:
+                with self._database.leased(stop) as is_ours, self._alone(stop):
+                    self._work(stop, is_ours)
+            except Unreachable as error:
+                log.warning("the worker rests", reason=str(error))
+                stop.wait(REST_SECONDS)
+
+    def _work(self, stop: threading.Event, is_ours: Callable[[], bool]) -> None:
+        if stop.is_set():
+            return
+        make_key(self._settings.credentials)  # so that readers can be told of it before they need it
+        while not stop.is_set() and is_ours():
+            self.tick()
+            stop.wait(self._settings.poll_seconds)
 
     def tick(self) -> None:
         """Look at the chain once, at every round that has not ended, and at what is due elsewhere."""
@@ -92,6 +142,7 @@ class Worker:
             self._watcher.step()
         except CoterieError as error:
             log.warning("the chain was not asked", reason=str(error))
+        self._latecomers.step()
         for round_id in self._ledger.active():
             if self._resting.get(round_id, 0.0) > time.monotonic():
                 continue
@@ -105,10 +156,8 @@ class Worker:
     def advance(self, round_id: str) -> None:
         """Do what is due of one round, until it waits for something."""
         self._begin(self._ledger.facts(round_id))
-        while True:
-            step = next_step(self._ledger.standing(round_id))
-            if step:
-                self._ledger.move(round_id, step)
+        while self._ledger.facts(round_id).paused_at is None:
+            if step := self._ledger.take_step(round_id):
                 log.info("round", round_id=round_id, state=step.to, reason=step.reason)
                 continue
             facts = self._ledger.facts(round_id)
@@ -117,13 +166,13 @@ class Worker:
             elif facts.state is RoundState.PUBLISHING:
                 self._publish(facts)
             else:
-                if facts.state in (RoundState.TRAINING, RoundState.SCORING):
+                if facts.state in (*EXCHANGES, RoundState.SCORING):
                     self._keep_running(facts)
                 return
 
     def _begin(self, facts: RoundFacts) -> None:
         """Before a member can decline, a secret sum's terms are fixed."""
-        if facts.plan.mode is Mode.SECAGG and facts.state is RoundState.OPEN:
+        if facts.plan.mode is Mode.SECAGG and facts.state is RoundState.OPEN and facts.paused_at is None:
             self._secret.begin(facts.round_id, adapted_layers(self._settings.base))
 
     def _merge(self, facts: RoundFacts) -> None:
@@ -131,7 +180,7 @@ class Worker:
         try:
             kept = self._candidates(facts, live)
         except (BadInput, Conflict, NotAllowed) as error:
-            self._ledger.move(facts.round_id, Step(RoundState.FAILED, f"The merge failed: {error.message}"))
+            self._fail(facts, f"The merge failed: {error.message}")
             return
         self._ledger.set_candidates(facts.round_id, [one.contribution_id for one in live], kept)
         log.info("merged", round_id=facts.round_id, contributions=len(live), candidates=kept)
@@ -174,7 +223,7 @@ class Worker:
         try:
             manifest = self._build(facts)
         except Conflict as clash:
-            self._ledger.move(facts.round_id, Step(RoundState.FAILED, clash.message))
+            self._fail(facts, clash.message)
             return
         cid = self._store.put({name: folder / name for name in (MANIFEST, *manifest.names)})
         self._store.verify(cid)
@@ -184,7 +233,7 @@ class Worker:
             log.info("not published", round_id=facts.round_id, reason=change.message)
             return
         except NotAllowed as spent:
-            self._ledger.move(facts.round_id, Step(RoundState.FAILED, spent.message))
+            self._fail(facts, spent.message)
             return
         log.info("published", round_id=facts.round_id, cid=str(cid))
 
@@ -224,28 +273,52 @@ class Worker:
         merged = replace(source.merged, adapter=dict(made.adapter(chosen)))
         return build(draft, merged, settings.base, settings.releases / facts.round_id)
 
+    def _fail(self, facts: RoundFacts, reason: str) -> None:
+        self._ledger.move(facts.round_id, Step(RoundState.FAILED, reason), leaving=facts.state)
+
     def _keep_running(self, facts: RoundFacts) -> None:
         """A round that needs its nodes has a Flower run; one that ended early is started again."""
-        if self._run_checked.get(facts.round_id, 0.0) > time.monotonic():
+        now = self._monotonic()
+        tries = self._tries.get(facts.round_id, RunTries())
+        if now < tries.next_look:
             return
         control = self._runs()
-        if facts.run_id is None or control.runs().get(int(facts.run_id)) not in _UNDER_WAY:
-            run_id = control.start_run(facts.round_id)
-            self._ledger.set_run(facts.round_id, str(run_id))
-            log.info("run started", round_id=facts.round_id, run_id=run_id)
-        self._run_checked[facts.round_id] = time.monotonic() + RUN_CHECK_SECONDS
+        status = control.runs().get(int(facts.run_id), "unknown") if facts.run_id else None
+        if status in _UNDER_WAY:
+            self._tries[facts.round_id] = tries.under_way(now)
+            return
+        run_id = control.start_run(facts.round_id)
+        self._ledger.set_run(facts.round_id, str(run_id), status if tries.in_vain == 0 else None)
+        self._tries[facts.round_id] = tries.started(now, again=status is not None)
+        log.info("run started", round_id=facts.round_id, run_id=run_id, before=status)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """The lock is the kernel's: it ends with the process, however that ends."""
+    def _alone(self, stop: threading.Event) -> Iterator[None]:
+        """The lock is the kernel's: it ends with the process, however that ends.
+
+        Who has lost the lease of a shared database may have the folder for a while yet, and is waited for.
+        """
         file = self._settings.data / "worker.lock"
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("w") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Conflict(f"Another worker has {self._settings.data}.", "Run one worker a data folder.") from error
+            while not _locked(held):
+                if not self._database.is_shared:
+                    raise Conflict(f"Another worker has {self._settings.data}.", "Run one worker a data folder.")
+                if stop.wait(TRY_SECONDS):
+                    break
             yield
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _opening(rpc: Rpc, policy: Policy, sources: Sources, grant: Grant, at: Snapshot) -> Sequence[Verdict]:
+    return opening_verdicts(rpc, policy, grant, at, sources)
 
 
 def _ordered(one: LiveContribution) -> Ordered:

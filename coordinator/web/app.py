@@ -17,6 +17,7 @@ from coordinator.web.pages import pages
 from coordinator.web.problems import tell_problems
 from coordinator.web.proposals import proposals
 from coordinator.web.requests import cookie_name
+from coordinator.web.round_acts import round_acts
 from coordinator.web.service import RegisterNode, Service, UnregisterNode
 from coordinator.web.wallets import wallet_pages, wallets
 
@@ -47,7 +48,7 @@ def create_app(
     app.extensions["coterie"] = here
     limits = Limits(settings)
     count_requests(app, limits)
-    for routes in (acts, api, devices, member_api, proposals, wallets):
+    for routes in (acts, round_acts, api, devices, member_api, proposals, wallets):
         app.register_api(routes)
     for blueprint in (device_pages, gateway, member, pages, wallet_pages):
         app.register_blueprint(blueprint)
