@@ -57,8 +57,6 @@ WHO: Mapping[str, Who] = {
     "POST /api/v1/rounds/<round_id>/cancellation": Who.ADMIN_ORDER,
     "POST /api/v1/contributions/<contribution_id>/removal": Who.ADMIN_ORDER,
     "POST /api/v1/grants/<grant_id>/revocation": Who.MEMBER_ORDER,
-    # proposals.py
-    "POST /api/v1/acts/typed-data": Who.MEMBER,
     # round_acts.py
     "POST /api/v1/rounds/<round_id>/pause": Who.ADMIN_ORDER,
     "POST /api/v1/rounds/<round_id>/resumption": Who.ADMIN_ORDER,
@@ -66,6 +64,8 @@ WHO: Mapping[str, Who] = {
     "POST /api/v1/rounds/<round_id>/publication": Who.ADMIN_ORDER,
     "POST /api/v1/contributions/<contribution_id>/quarantine": Who.ADMIN_ORDER,
     "POST /api/v1/contributions/<contribution_id>/acceptance": Who.ADMIN_ORDER,
+    # proposals.py
+    "POST /api/v1/acts/typed-data": Who.MEMBER,
     # devices.py
     "GET /device": Who.VISITOR,
     "POST /api/v1/devices": Who.VISITOR,

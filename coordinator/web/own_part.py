@@ -15,7 +15,7 @@ from contracts_abi.model import Address, Token
 from coordinator.database import ContributionRow, DeviceRow, GrantRow, RoundRow, RoundTokenRow
 from coordinator.identity.grants import live_grants
 from coordinator.rounds.acts import revoked_at
-from coordinator.rounds.queries import active_round, live_under, merged_ids, part_or_none, scored_keys
+from coordinator.rounds.queries import KEPT, active_round, live_under, merged_ids, part_or_none, scored_keys
 from coordinator.rounds.transitions import GATHERING, RoundKind, RoundState
 from coordinator.web.views import ReleaseView, releases, short
 from protocol import node_key
@@ -108,9 +108,9 @@ class OwnContribution:
     tokens: tuple[Tokens, ...]
     mode: Mode
     state: str
-    """live, dead or refused."""
+    """live, quarantined, dead or refused."""
     mark: str
-    """merged, waiting, replaced, cancelled, removed or refused."""
+    """merged, waiting, replaced, cancelled, aside, removed or refused."""
     reason: str
     bytes: int
     received_at: int
@@ -147,6 +147,7 @@ class OwnRound:
     number: int
     state: str
     deadline: int
+    is_paused: bool
 
 
 @dataclass(frozen=True)
@@ -206,10 +207,12 @@ def own_part(
         nodes=_nodes(session, rows, counting, now_round, seen),
         contributions=_contributions(session, wallets, policy, published),
         shares=_shares(published, wallets),
-        round=OwnRound(now_round.round_id, now_round.number, now_round.state, now_round.deadline)
-        if now_round
-        else None,
+        round=_round(now_round) if now_round else None,
     )
+
+
+def _round(row: RoundRow) -> OwnRound:
+    return OwnRound(row.round_id, row.number, row.state, row.deadline, is_paused=row.paused_at is not None)
 
 
 def require_own(session: Session, contribution_id: str, wallets: Collection[Address]) -> tuple[ContributionRow, Mode]:
@@ -329,7 +332,7 @@ def _doing(session: Session, key: str, row: GrantRow, now_round: RoundRow | None
         select(ContributionRow.contribution_id).where(
             ContributionRow.round_id == now_round.round_id,
             ContributionRow.grant_id == part.grant_id,
-            ContributionRow.state == "live",
+            ContributionRow.state.in_(KEPT),
         )
     )
     if given and now_round.state == RoundState.SCORING and key not in scored_keys(session, now_round):
@@ -396,7 +399,7 @@ def _contribution(
 
 def _mark(state: str, merged: bool, follows: bool, made_in: str) -> str:
     if state != "live":
-        return "removed" if state == "dead" else state
+        return {"dead": "removed", "quarantined": "aside"}.get(state, state)
     if merged:
         return "merged"
     if made_in == RoundState.CANCELLED:

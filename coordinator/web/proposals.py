@@ -83,9 +83,9 @@ def proposed(here: Service, kind: str, fields: Mapping[str, Any], wallet: Addres
 
 
 def _kinds(of: type[Act] = Act) -> Iterator[type[Act]]:
-    """Every act that has particulars of its own."""
+    """Every act that has an effect; what several kinds share has none."""
     for kind in of.__subclasses__():
-        if not kind.__abstractmethods__:
+        if hasattr(kind, "effect"):
             yield kind
         yield from _kinds(kind)
 

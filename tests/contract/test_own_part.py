@@ -30,7 +30,7 @@ from coordinator.database import DeviceRow, RoundRow
 from coordinator.identity import devices, members
 from coordinator.web.own_part import SOON_SECONDS, Holding, OwnPart, Seen, cards, own_part, weave
 from deploy.devchain.anvil import ANVIL_KEYS
-from protocol.acts import RevokeGrant
+from protocol.acts import PauseRound, QuarantineContribution, RevokeGrant
 from protocol.adapter import load_adapter
 from protocol.grant import sign
 from protocol.modes import Mode
@@ -154,6 +154,28 @@ def test_each_state_of_a_member_has_one_next_step(dao: Dao) -> None:
     assert bob.standing == "declined" and "Too few pictures." in bob.nodes[0].reason
     newcomer = dao.join(OTHER_KEY, (token(NOUNS, 9),))
     assert part_of(dao, newcomer).standing == "late"
+
+
+def test_what_an_admin_sets_aside_or_pauses_is_told_with_the_reason(dao: Dao) -> None:
+    alice, _ = two_members(dao)
+    round_id = dao.start_round()
+    dao.contribute(round_id, alice)
+    by_admin = {
+        "dao": POLICY.dao,
+        "chain_id": POLICY.chain_id,
+        "expires": dao.now + 600,
+        "admin": Account.from_key(ANVIL_KEYS[0]).address,
+        "reason": "Its captions are wrong.",
+    }
+    aside = QuarantineContribution(**by_admin, nonce="set-aside", contribution_id=contribution_of(dao, ALICE))
+    dao.service.steering.quarantine(aside, sign(aside, ANVIL_KEYS[0]), snapshot(102))
+    pause = PauseRound(**by_admin, nonce="pause-it", round_id=round_id)
+    dao.service.steering.pause(pause, sign(pause, ANVIL_KEYS[0]), snapshot(102))
+    part = part_of(dao, ALICE)
+    assert (part.standing, part.contributions[0].mark, part.grants[0].live_contributions) == ("contributed", "aside", 1)
+    page = text_of(signed_in(dao, ALICE_KEY).get("/me"))
+    assert "set aside by an admin" in page and "Its captions are wrong." in page
+    assert "which an admin has paused" in page
 
 
 def test_a_grant_for_other_rules_or_past_its_end_counts_no_more(dao: Dao) -> None:

@@ -13,6 +13,7 @@ from test_coordinator_api import ADMIN, ALICE, NOBODY, Coordinator, problem
 from test_coordinator_api import here as here  # the fixture
 
 from coordinator.identity.grants import granted
+from coordinator.web.proposals import KINDS
 from protocol.acts import MAX_ACT_SECONDS
 
 pytestmark = pytest.mark.slow
@@ -56,6 +57,12 @@ def test_a_proposal_is_fresh_and_ends_soon(here: Coordinator) -> None:
     assert (forged.json["order"]["dao"], forged.json["order"]["nonce"] == "known-before") == (here.policy.dao, False)
     long = proposal(here, ADMIN, "cancel_round", MAX_ACT_SECONDS + 1, round_id=ROUND, reason="So.")
     assert "seconds" in problem(long, 400, "bad-input")
+
+
+def test_every_order_that_a_route_takes_can_be_proposed_and_no_other(here: Coordinator) -> None:
+    bodies = [set(one.body.model_fields) for one in here.app.described.values() if one.body]  # type: ignore[attr-defined]
+    signed = {name for names in bodies if len(names) == 2 and "signature" in names for name in names}
+    assert signed - {"signature", "grant", "message", "retire_key"} == set(KINDS)
 
 
 def test_whoever_signs_elsewhere_is_named(here: Coordinator) -> None:

@@ -356,5 +356,4 @@ def test_a_member_sees_their_part_renews_takes_their_adapter_and_revokes(
     method, order = wallet.signed[-1]
     assert method == "eth_signTypedData_v4" and order["primaryType"] == "RevokeGrant"
     assert "made again without" in order["message"]["effect"]
-    sitting.picture(tmp_path / "10-revoked")
     assert sitting.complaints == []
