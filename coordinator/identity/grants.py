@@ -1,6 +1,6 @@
 """What a grant must be before it counts, and the one that counts for each member."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from pydantic import BaseModel
 from sqlalchemy import select, update
@@ -163,6 +163,14 @@ def live_grants(session: Session, policy_hash: str, base_hash: str, now: int) ->
     known = persons(session)
     newest = {known.get(g.member, g.member): g for g in ours}
     return [g for g in ours if newest[known.get(g.member, g.member)] is g]
+
+
+def members_elsewhere(session: Session, present: Collection[Address]) -> int:
+    """How many members have granted, and none of whose wallets is among ``present``: their grants have ended, were
+    revoked, or are for another policy or base."""
+    known = persons(session)
+    here = {known.get(wallet, wallet) for wallet in present}
+    return len({known.get(wallet, wallet) for wallet in session.scalars(select(GrantRow.member).distinct())} - here)
 
 
 def _check_tokens(grant: Grant, policy: Policy, verdicts: list[Verdict]) -> None:

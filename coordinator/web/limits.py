@@ -48,6 +48,8 @@ KINDS: Mapping[str, Kind | None] = {
     "POST /api/v1/wallets/link": Kind.SIGN_IN,
     "POST /api/v1/devices": Kind.MACHINES,
     "POST /api/v1/devices/poll": Kind.MACHINES,
+    "POST /admin/rounds/new": Kind.READS,
+    "POST /admin/policy": Kind.READS,
     # stream.py
 }
 """Of the routes that are counted by themselves; of the others a GET is a read and the rest are acts."""
