@@ -188,6 +188,8 @@ def test_a_member_who_cannot_do_the_task_says_why_in_one_sentence(dao: Dao) -> N
     (folder / str(dao.control.register_node(public_key_of(dao, "second")))).touch()
     run_id = dao.control.start_run("r2")
     wait_until(lambda: any(folder.glob("failed-*")))
+    connected, since = dao.control.last_seen()[dao.control.register_node(public_key_of(dao, "first"))]
+    assert connected and since and since <= time.time()
     assert next(folder.glob("failed-*")).read_text() == "The dataset has no images. Choose more tokens."
     dao.control.stop_run(run_id)
     assert dao.control.runs()[run_id] == "stopped"
@@ -303,6 +305,7 @@ def test_registrations_survive_a_restart_of_the_superlink(workplace: Path) -> No
         control.runs()
     with superlink:
         assert control.nodes() == {public_key: node_id}
+        assert control.last_seen() == {node_id: (False, None)}
 
 
 PARENT = """
