@@ -24,6 +24,13 @@ class BadInput(CoterieError):
     code = "bad-input"
 
 
+class NotJson(CoterieError):
+    """A body that is not sent as JSON."""
+
+    code = "not-json"
+    status = 415
+
+
 class NotSignedIn(CoterieError):
     """No session, an ended one, or a sign-in that does not verify."""
 
