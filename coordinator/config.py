@@ -70,6 +70,10 @@ class CoordinatorSettings(BaseSettings):
     keep_sums: bool = False
     """Keep a merge's sums on the disk, so that the next one reads only what differs."""
     web_workers: Annotated[int, Field(ge=1)] = 2
+    streams: Annotated[int, Field(ge=1, le=4096)] = 512
+    """Streams of events that each process of the web server keeps open; whoever comes later is told to ask again."""
+    streams_each: Annotated[int, Field(ge=1)] = 32
+    """Of them from one address."""
     sign_in_seconds: Annotated[int, Field(ge=60, le=3600)] = 600
     """How long a nonce is good, and how old a sign-in message may be."""
     proxies: Annotated[int, Field(ge=0)] = 0

@@ -79,6 +79,7 @@ WHO: Mapping[str, Who] = {
     # member.py
     # admin.py
     # stream.py
+    "GET /api/v1/events/stream": Who.VISITOR,
 }
 
 

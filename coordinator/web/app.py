@@ -15,8 +15,9 @@ from coordinator.web.openapi import PROBLEM, DocumentedApp
 from coordinator.web.pages import pages
 from coordinator.web.requests import cookie_name
 from coordinator.web.service import RegisterNode, Service, UnregisterNode
+from coordinator.web.stream import stream
 from coordinator.web.wallets import wallets
-from protocol.errors import CoterieError, Unreachable
+from protocol.errors import Busy, CoterieError, Unreachable
 
 MAX_BODY = 1 << 20
 RETRY_SECONDS = 10
@@ -48,7 +49,7 @@ def create_app(
     app.extensions["coterie"] = here
     for routes in (acts,):
         app.register_api(routes)
-    for blueprint in (api, devices, gateway, pages, wallets):
+    for blueprint in (api, devices, gateway, pages, stream, wallets):
         app.register_blueprint(blueprint)
     app.add_url_rule("/healthz", "healthz", lambda: jsonify(status="ok"))
     app.add_url_rule("/api/v1/openapi.json", "openapi", lambda: jsonify(app.api_doc))
@@ -62,7 +63,7 @@ def create_app(
 
 def _problem(error: CoterieError) -> Response:
     answer = _answer(error.status, error.code, error.message, error.hint)
-    if isinstance(error, Unreachable):
+    if isinstance(error, Unreachable | Busy):
         answer.headers["Retry-After"] = str(RETRY_SECONDS)
     return answer
 
