@@ -4,7 +4,10 @@ Threads are made when needed: one that sleeps for each open stream of events, an
 """
 
 import resource
+import socket
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -22,6 +25,7 @@ STOP_SECONDS = 10
 IDLE_CONNECTIONS = 1000
 """Connections of a process that wait for their next request."""
 OPEN_FILES = 16_384
+HANG_UP_SECONDS = 2.0
 
 
 class _Server(BaseApplication):  # type: ignore[misc]
@@ -39,6 +43,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "worker_connections": threads + IDLE_CONNECTIONS,
             "timeout": TIMEOUT_SECONDS,
             "graceful_timeout": STOP_SECONDS,
+            "control_socket_disable": True,
             "proc_name": "coterie-coordinator",
         }
         for name, value in options.items():
@@ -50,6 +55,13 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
 class _Worker(ThreadWorker):  # type: ignore[misc]
     """Ends its streams as soon as it is told to end: a stream never ends by itself, and its thread is waited for."""
+
+    def handle(self, conn: Any) -> Any:
+        """The library waits for a client to hang up on the thread that accepts connections; here, on the request's."""
+        kept = super().handle(conn)
+        if kept is False:
+            _let_hang_up(conn.sock)
+        return kept
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._end_streams()
@@ -68,6 +80,19 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
     def _end_streams(self) -> None:
         here: Service = self.wsgi.extensions["coterie"]
         here.feed.end()
+
+
+def _let_hang_up(client: socket.socket) -> None:
+    """Give the client time to read its answer to the end (RFC 9112, section 9.6); nobody waits for it after that."""
+    deadline = time.monotonic() + HANG_UP_SECONDS
+    with suppress(OSError):
+        client.shutdown(socket.SHUT_WR)
+        while (left := deadline - time.monotonic()) > 0:
+            client.settimeout(left)
+            if not client.recv(1 << 12):
+                break
+    with suppress(OSError):
+        client.shutdown(socket.SHUT_RD)
 
 
 def serve(settings: CoordinatorSettings) -> None:

@@ -4,6 +4,7 @@ import re
 import select
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from flask import Blueprint, Response, request
@@ -33,9 +34,16 @@ def stream_events() -> Response:
     if request.method == "HEAD":
         return _answer(())
     place = _Place(feed, source)
-    alive = listening(request.environ.get("gunicorn.socket"))
-    answer = _answer(lines(feed, feed.position(after), kinds, alive))
-    answer.call_on_close(place.leave)
+    client: socket.socket | None = request.environ.get("gunicorn.socket")
+    answer = _answer(lines(feed, feed.position(after), kinds, listening(client)))
+
+    @answer.call_on_close
+    def over() -> None:
+        place.leave()
+        if client:
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RD)  # no more questions on this connection: it can go at once
+
     return answer
 
 

@@ -1,4 +1,4 @@
-"""Streams of the log: from the line that a client names, each line once, and a place for as many as there is room for."""
+"""Streams of the log: from the line that a client names, each line once, for as many as there is room for."""
 
 import json
 import threading
