@@ -63,6 +63,8 @@ class CoordinatorSettings(BaseSettings):
     """SQLAlchemy URL; a SQLite file in the data folder when left empty."""
     scoring_timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
     """How long the members have to score; then the scores that are there decide, if there is one."""
+    webhooks: Path | None = None
+    """A private TOML file that names who is told what happens: addresses, secrets, kinds. Nobody without one."""
     poll_seconds: Annotated[float, Field(gt=0)] = 1.0
     """How often the worker looks at rounds and at the chain."""
     merge_processes: Annotated[int, Field(ge=1)] = 1
@@ -106,7 +108,7 @@ class CoordinatorSettings(BaseSettings):
             raise BadInput(f"{file} cannot be read as TOML: {error}.", "Mend the file.") from error
         folder = file.resolve().parent
         placed = {"data": folder / "data", **values}
-        for name in ("data", "policy", "base"):
+        for name in ("data", "policy", "base", "webhooks"):
             if isinstance(placed.get(name), str | Path):
                 placed[name] = folder / placed[name]
         try:
