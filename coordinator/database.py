@@ -289,6 +289,20 @@ class LinkedWalletRow(Base):
     linked_at: Mapped[int]
 
 
+class AnswerRow(Base):
+    """What an act was answered that was asked for with a key, so that it is not done again. ``answer`` is JSON."""
+
+    __tablename__ = "answers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    """Hash of the key with the route and the wallet that it came from."""
+    asked: Mapped[str]
+    """Hash of the body."""
+    answer: Mapped[str | None]
+    """None while it is being done."""
+    at: Mapped[int] = mapped_column(index=True)
+
+
 # Programs that are told what happens ----------------------------------------------------------------------------------
 
 

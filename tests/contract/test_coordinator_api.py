@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from eth_account.messages import encode_defunct
 from flask.testing import FlaskClient
 from round_parts import PLAN, adapter_for, contribution_for, reply_of, scores_for, statistics_for, write_small_base
 from sqlalchemy import func, select
+from web_parts import DocumentedClient
 
 from bases import EMBEDDED_BASE
 from contracts_abi.model import Token
@@ -100,6 +102,7 @@ class Coordinator:
         self.registered = RegistrationFake()
         self.runs = RunsFake()
         self.app = create_app(self.settings, self.registered)
+        self.app.test_client_class = DocumentedClient
         self.client: FlaskClient = self.app.test_client()
         self.folder = folder
 
@@ -697,8 +700,9 @@ def test_what_is_not_there_or_too_large_is_told_as_a_problem(here: Coordinator) 
     problem(here.client.get("/api/v1/rounds/none"), 404, "not-found")
     problem(here.client.get("/api/v1/releases/latest"), 404, "not-found")
     problem(here.client.get("/api/v1/events?after=x"), 400, "bad-input")
-    problem(here.client.post("/api/v1/rounds", data=b"{"), 400, "bad-input")
-    problem(here.client.post("/api/v1/rounds", data=b" " * (2 << 20)), 413, "request-entity-too-large")
+    json_of = partial(here.client.post, "/api/v1/rounds", content_type="application/json")
+    problem(json_of(data=b"{"), 400, "bad-input")
+    problem(json_of(data=b" " * (2 << 20)), 413, "request-entity-too-large")
 
 
 def test_the_gateway_serves_files_cars_and_blocks(here: Coordinator) -> None:
