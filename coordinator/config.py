@@ -70,8 +70,8 @@ class CoordinatorSettings(BaseSettings):
     """Gateways that are to serve every release; they are looked at, not written to."""
     pin_check_minutes: Annotated[float, Field(gt=0)] = 360.0
     """How often every release is looked at everywhere, and put back where it was lost."""
-    database_url: str = ""
-    """SQLAlchemy URL; a SQLite file in the data folder when left empty."""
+    database_url: SecretStr = SecretStr("")
+    """postgresql://user:password@host/database, or another SQLite file; one in the data folder when left empty."""
     scoring_timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
     """How long the members have to score; then the scores that are there decide, if there is one."""
     webhooks: Path | None = None
@@ -156,7 +156,7 @@ class CoordinatorSettings(BaseSettings):
     @property
     def database(self) -> str:
         """The SQLAlchemy URL."""
-        return self.database_url or f"sqlite:///{self.data.resolve() / 'coordinator.sqlite'}"
+        return self.database_url.get_secret_value() or f"sqlite:///{self.data.resolve() / 'coordinator.sqlite'}"
 
     @property
     def contributions(self) -> Path:

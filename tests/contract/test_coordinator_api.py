@@ -266,6 +266,7 @@ def test_a_sign_in_counts_once(here: Coordinator) -> None:
     assert "nonce" in problem(here.post_session(message, ALICE), 401, "not-signed-in")
 
 
+@pytest.mark.usefixtures("each_database")
 def test_fifty_sign_ins_at_the_same_moment_with_one_nonce_open_one_session(here: Coordinator) -> None:
     message, answers, start = here.message(ALICE), [], threading.Barrier(50)
     cookie = here.client.get_cookie(ASKER)
@@ -437,6 +438,7 @@ def test_two_members_cannot_share_a_node_key(here: Coordinator) -> None:
 # Rounds ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("each_database")
 def test_only_the_dao_s_admin_starts_a_round_and_each_order_counts_once(here: Coordinator) -> None:
     here.join(ALICE)
     here.join(BOB)
@@ -497,6 +499,7 @@ def opened(here: Coordinator, *keys: str) -> tuple[str, dict[str, str]]:
     return round_id, granted
 
 
+@pytest.mark.usefixtures("each_database")
 def test_a_round_goes_from_contributions_to_a_candidate_and_survives_restarts(here: Coordinator) -> None:
     round_id, granted = opened(here, ALICE, BOB)
     train(here, round_id, granted)
@@ -513,6 +516,7 @@ def test_a_round_goes_from_contributions_to_a_candidate_and_survives_restarts(he
     assert here.client.get("/api/v1/events").json[0]["number"] == 1
 
 
+@pytest.mark.usefixtures("each_database")
 def test_the_log_is_a_chain_and_tells_when_a_line_was_changed(here: Coordinator) -> None:
     opened(here, ALICE, BOB)
     events = [Event(**one) for one in here.client.get("/api/v1/events").json]
@@ -566,6 +570,7 @@ def test_a_round_whose_members_all_decline_fails_with_their_reasons(here: Coordi
     assert "No time today." in shown["absences"][0]["reason"]
 
 
+@pytest.mark.usefixtures("each_database")
 def test_a_token_sold_between_merge_and_release_sends_the_round_back_to_merge(here: Coordinator) -> None:
     spare = here.chain.mint_spare(here.chain.commercial, here.chain.alice)
     here.chain.anvil.finalize()
