@@ -43,6 +43,7 @@ from coordinator.order_commands import (
 from coordinator.orders import admin_and_end, call, read_order
 from coordinator.policy_commands import policy_app
 from coordinator.release_commands import announce, rewards
+from coordinator.webhook_commands import webhook_app
 from coordinator.wiring import CONFIG_VARIABLE, EXCHANGE, SuperLinkAddress, superlink_control, tell_superlink
 from processes.children import PARENT, Child, end_with_parent
 from protocol.acts import CancelRound, RemoveContribution
@@ -79,6 +80,7 @@ contribution_app = typer.Typer(help="End single contributions, or set them aside
 app.add_typer(round_app, name="round")
 app.add_typer(contribution_app, name="contribution")
 app.add_typer(policy_app, name="policy")
+app.add_typer(webhook_app, name="webhook")
 app.add_typer(database_app, name="database")
 add_to_rounds(round_app)
 add_to_contributions(contribution_app)

@@ -73,6 +73,13 @@ class TooMany(CoterieError):
     status = 429
 
 
+class Busy(CoterieError):
+    """As many as there is room for are being served already."""
+
+    code = "busy"
+    status = 503
+
+
 class ContributionRefused(CoterieError):
     """A contribution that may not be merged: wrong key set, shape, signature, base, or not finite."""
 

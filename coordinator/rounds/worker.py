@@ -35,6 +35,8 @@ from coordinator.rounds.secret import SecretSums
 from coordinator.rounds.transitions import EXCHANGES, RoundState, Step
 from coordinator.watching.forks import Forks
 from coordinator.watching.watcher import Watcher
+from coordinator.webhooks.delivery import Webhooks
+from coordinator.webhooks.hooks import load_hooks
 from coordinator.wiring import ledger_of, pinning_of, secret_sums_of, sources_of
 from protocol.adapter import load_adapter
 from protocol.contribution import CandidateName, ScoreReport
@@ -111,6 +113,7 @@ class Worker:
         forks = Forks(rpc, self._ledger, judged)
         self._latecomers = Latecomers(database, policy, judged)
         self._watcher = Watcher(rpc, self._ledger, lambda: take_snapshot(rpc, policy), policy.ownership, forks)
+        self._webhooks = Webhooks(database, load_hooks(settings.webhooks), policy.dao)
         self._tries: dict[str, RunTries] = {}
         self._resting: dict[str, float] = {}
 
@@ -132,9 +135,10 @@ class Worker:
         if stop.is_set():
             return
         make_key(self._settings.credentials)  # so that readers can be told of it before they need it
-        while not stop.is_set() and is_ours():
-            self.tick()
-            stop.wait(self._settings.poll_seconds)
+        with self._webhooks.running():
+            while not stop.is_set() and is_ours():
+                self.tick()
+                stop.wait(self._settings.poll_seconds)
 
     def tick(self) -> None:
         """Look at the chain once, at every round that has not ended, and at what is due elsewhere."""

@@ -109,6 +109,7 @@ WHO: Mapping[str, Who] = {
     "POST /admin/health/pins": Who.ADMIN,
     "GET /api/v1/health": Who.ADMIN,
     # stream.py
+    "GET /api/v1/events/stream": Who.VISITOR,
 }
 
 

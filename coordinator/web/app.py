@@ -20,6 +20,7 @@ from coordinator.web.proposals import proposals
 from coordinator.web.requests import cookie_name
 from coordinator.web.round_acts import round_acts
 from coordinator.web.service import RegisterNode, Service, UnregisterNode
+from coordinator.web.stream import stream
 from coordinator.web.wallets import wallet_pages, wallets
 
 MAX_BODY = 1 << 20
@@ -51,7 +52,7 @@ def create_app(
     count_requests(app, limits)
     for routes in (acts, api, devices, health_routes, member_api, proposals, round_acts, wallets):
         app.register_api(routes)
-    for blueprint in (admin, device_pages, gateway, member, pages, wallet_pages):
+    for blueprint in (admin, device_pages, gateway, member, pages, stream, wallet_pages):
         app.register_blueprint(blueprint)
     app.add_url_rule("/healthz", "healthz", lambda: jsonify(status="ok"))
     app.add_url_rule("/api/v1/openapi.json", "openapi", lambda: jsonify(app.api_doc))

@@ -51,6 +51,7 @@ KINDS: Mapping[str, Kind | None] = {
     "POST /admin/rounds/new": Kind.READS,
     "POST /admin/policy": Kind.READS,
     # stream.py
+    "GET /api/v1/events/stream": Kind.STREAMS,
 }
 """Of the routes that are counted by themselves; of the others a GET is a read and the rest are acts."""
 

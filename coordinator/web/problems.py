@@ -6,7 +6,7 @@ from werkzeug.exceptions import HTTPException
 
 from coordinator.web.openapi import PROBLEM, Problem
 from coordinator.web.service import service
-from protocol.errors import CoterieError, NotFound, Unreachable
+from protocol.errors import Busy, CoterieError, NotFound, Unreachable
 
 RETRY_SECONDS = 10
 """What whoever asked is told to wait, when something that the answer needs does not answer itself."""
@@ -30,7 +30,7 @@ def tell_problems(app: Flask) -> None:
 def tell(error: CoterieError) -> Response:
     """The problem that this error is."""
     answer = _answer(error.status, error.code, error.message, error.hint)
-    if isinstance(error, Unreachable):
+    if isinstance(error, Unreachable | Busy):
         answer.headers["Retry-After"] = str(RETRY_SECONDS)
     return answer
 

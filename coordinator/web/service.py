@@ -18,6 +18,7 @@ from coordinator.releases.store import CarStore
 from coordinator.rounds.ledger import Ledger
 from coordinator.rounds.steering import Steering
 from coordinator.web.desk.seats import Seats
+from coordinator.web.feed import Feed
 from coordinator.wiring import (
     SuperLinkAddress,
     ledger_of,
@@ -50,6 +51,7 @@ class Service:
         self.policy: Policy = settings.loaded_policy
         self.base_hash = settings.base_hash
         self.database = Database(settings.database)
+        self.feed = Feed(self.database, settings.streams, settings.streams_each)
         self.register_node: RegisterNode = register_node or self._register_at_superlink
         self.unregister_node: UnregisterNode = unregister_node or self._unregister_at_superlink
 
