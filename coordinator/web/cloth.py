@@ -133,8 +133,12 @@ class Pair:
 
 
 def ribbon_of(glance: Glance, colours: Mapping[str, int]) -> tuple[Thread, ...]:
-    """The members' shares side by side, and a gap for each member that was removed."""
-    shares = glance.shares
+    """The members' shares side by side, in the order of ``colours``, and a gap for each member that was removed.
+
+    The same order everywhere, so that the eye follows a thread from one release to the next.
+    """
+    order = {member: place for place, member in enumerate(colours)}
+    shares = dict(sorted(glance.shares.items(), key=lambda one: order.get(one[0], len(order))))
     lost = sorted({one.member for one in glance.gone} - set(shares))
     room = max(500, 1000 - LOST_WIDTH * len(lost))
     threads: list[Thread] = []
