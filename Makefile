@@ -49,8 +49,9 @@ check: setup
 	$(call part,mypy,$(BIN)/mypy)
 	$(call part,import-linter,$(BIN)/lint-imports)
 
+# Three at once on two cores: a quarter of the time tests wait for servers that they started.
 test: check
-	$(call part,pytest,$(BIN)/pytest -n 2 --dist loadfile)
+	$(call part,pytest,$(BIN)/pytest -n 3 --dist loadfile)
 
 test-fast: setup
 	$(call part,pytest without the slow tests,$(BIN)/pytest -m "not slow")

@@ -61,6 +61,8 @@ class Dao(_Answer):
     base: Base
     superlink: SuperLink
     gateways: tuple[str, ...] = ()
+    signing_key: str | None = None
+    """What its releases are signed with: a public key in PEM; None where it has none, or is of an older version."""
 
 
 class Eligibility(_Answer):

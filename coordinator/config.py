@@ -149,7 +149,7 @@ class CoordinatorSettings(BaseSettings):
 
     @property
     def credentials(self) -> Path:
-        """The certificate, and its key, that sign in sample sheets; made at the first release."""
+        """The certificate, and its key, that sign in sample sheets, and the key that signs releases; made here."""
         return self.data / "credentials"
 
     @property

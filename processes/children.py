@@ -62,6 +62,16 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
 
 
+def end(process: "subprocess.Popen[bytes]", patience: float) -> None:
+    """Ask a process to end, and kill it after ``patience`` seconds; harmless when it has ended already."""
+    process.terminate()
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def end_with_parent() -> None:
     """In a child: from now on, kill the own process group as soon as the parent is gone."""
     parent = int(os.environ[PARENT])

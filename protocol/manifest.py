@@ -1,19 +1,20 @@
 """What a release says of itself: what went in, what did not and why, and how it was merged."""
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from contracts_abi.model import Address, Snapshot, Token
 from contracts_abi.signatures import AskWallet, key_holder, signature_bytes
-from protocol.canonical import Document
+from protocol.canonical import Document, Growing
 from protocol.contribution import CandidateName, ContributionHeader, TokenUse
 from protocol.errors import ContentMismatch, ContributionRefused
 from protocol.grant import Grant, Hash, RoundPlan, StartRound, require_signer, signing_hash
 from protocol.modes import Mode, PrivacySpent
 from protocol.node_key import verify
 from protocol.policy import Duty, Verdict
+from protocol.release_signature import SIGNATURE
 
 Chain = Callable[[Snapshot], AskWallet]
 """Contract wallets asked at a block, as ``contracts_abi.signatures.at_block`` does with a node."""
@@ -162,8 +163,10 @@ class BaseReference(Document):
     hash: Hash
 
 
-class Manifest(Document):
+class Manifest(Growing):
     """``manifest.json`` of a release."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"signing_key"})
 
     version: Literal[1] = 1
     dao: str
@@ -183,9 +186,16 @@ class Manifest(Document):
     licence: str
     duties: tuple[Duty, ...]
     files: dict[str, Hash]
-    """Every other file of the release, by SHA-256."""
+    """Every other file of the release, by SHA-256; not the signature, which is over the manifest too."""
     order: SignedOrder | None = None
     """None where nobody ordered it: a removal follows from the chain, or from an act that the log holds."""
+    signing_key: str | None = None
+    """The coordinator's public key (PEM) that ``model.sig`` is by; None where the release carries no signature."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every file of the release but the manifest itself."""
+        return (*self.files, *((SIGNATURE,) if self.signing_key else ()))
 
     @property
     def unproven(self) -> tuple[MergedContribution, ...]:
@@ -201,7 +211,9 @@ class Manifest(Document):
             ContentMismatch: a file is missing, of another content, or not named.
             NotAllowed, ContributionRefused, Unreachable: as ``MergedContribution.check``.
         """
-        differing = sorted(name for name, _ in set(hashes.items()) ^ set(self.files.items()))
+        # Whatever the signature's own hash is: it is over the manifest, which therefore cannot name it.
+        named = {name: self.files.get(name, hashes.get(name, "")) for name in self.names}
+        differing = sorted(name for name, _ in set(hashes.items()) ^ set(named.items()))
         if differing:
             raise ContentMismatch(f"{differing[0]} is not what the manifest says.", "Do not use this release.")
         for contribution in self.contributions:

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import socket
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.node.tasks import INSTALLED_HANDLER
 from processes.children import Child
+from processes.ports import free_ports
 from protocol.errors import BadInput
 from protocol.private_file import write_private
 
@@ -109,7 +109,7 @@ class SuperNodeProcess:
         command += ["--superlink", self._superlink, "--root-certificates", str(self._root_certificate)]
         command += ["--auth-supernode-private-key", str(self._folder / "node_key")]
         command += ["--isolation", "process", "--superexec-auth-secret-file", str(secret)]
-        command += ["--host", "127.0.0.1", "--port", str(_free_port())]
+        command += ["--host", "127.0.0.1", "--port", str(free_ports(1)[0])]
         environment = {
             **os.environ,
             "COTERIE_HOME": str(self.home),
@@ -134,9 +134,3 @@ def _as_openssh(key: bytes) -> bytes:
     return private_key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

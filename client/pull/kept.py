@@ -59,17 +59,8 @@ class Kept:
             BadInput: more than MAX_MISSING.
         """
         found: list[Cid] = []
-        seen: set[bytes] = set()
-        stack = [below or self.root]
-        while stack:
-            cid = stack.pop()
-            if cid.digest in seen:
-                continue
-            seen.add(cid.digest)
-            if cid.digest in self._places:
-                stack.extend(_links(cid, self.get))
-            else:
-                found.append(cid)
+        for cid in self._absent(below or self.root):
+            found.append(cid)
             if len(found) > MAX_MISSING:
                 raise BadInput(
                     f"{self.root} links to more than {MAX_MISSING} blocks.", "It is no release; check the CID."
@@ -95,7 +86,7 @@ class Kept:
         try:
             with self.incoming.open("rb") as stream:
                 car = Car(stream, max_bytes, may_be_cut=True)
-                wanted = list(self._wanted(car))
+                wanted = [cid for cid in self._absent(self.root, car) if cid in car]
                 if self._places or len(wanted) < len(car):
                     for cid in wanted:
                         self.add(Block(cid, car.get(cid)))
@@ -132,10 +123,10 @@ class Kept:
             self._stream.seek(0)
             self._end = self._stream.write(b"".join(encode_car(self.root, ())))
 
-    def _wanted(self, car: Car) -> Iterator[Cid]:
-        """What the CAR has of what is missing here, from the root down."""
+    def _absent(self, top: Cid, car: Car | None = None) -> Iterator[Cid]:
+        """What is not here and is linked to, from ``top`` down, by what is here or in ``car``; each once."""
         seen: set[bytes] = set()
-        stack = [self.root]
+        stack = [top]
         while stack:
             cid = stack.pop()
             if cid.digest in seen:
@@ -143,8 +134,9 @@ class Kept:
             seen.add(cid.digest)
             if cid.digest in self._places:
                 stack.extend(_links(cid, self.get))
-            elif cid in car:
-                yield cid
+                continue
+            yield cid
+            if car and cid in car:
                 stack.extend(_links(cid, car.get))
 
 

@@ -9,12 +9,14 @@ import typer
 from rich.console import Console
 
 from client.config import load_settings
+from client.coordinator_api import CoordinatorApi
 from client.options import Home
 from client.pull.command import LATEST, bring, find
 from contracts_abi.rpc import Rpc
-from protocol.errors import BadInput
+from protocol.errors import BadInput, NotFound
+from protocol.release_signature import SigningKey
 from protocol.unixfs import Cid
-from protocol.verification import Check, Outcome, Report, check_chain, check_papers, read_release, report_table
+from protocol.verification import Check, Outcome, Release, Report, check_chain, check_papers, read_release, report_table
 
 
 def verify(
@@ -25,6 +27,10 @@ def verify(
         ),
     ],
     cid: Annotated[str | None, typer.Option(help="What the folder should be: the CID that the DAO published.")] = None,
+    signing_key: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|URL", help="The coordinator's public key (PEM); or its URL, to ask for the key."),
+    ] = None,
     gateway: Annotated[
         list[str] | None, typer.Option(help="IPFS gateway to fetch a CID from; several are tried in order.")
     ] = None,
@@ -45,7 +51,7 @@ def verify(
     """
     folder, named = _found(release, gateway, home)
     found = read_release(folder)
-    checks = check_papers(found, cid or named)
+    checks = check_papers(found, cid or named, _trusted(release, signing_key, found, home))
     if chain:
         checks += check_chain(found, Rpc(chain))
     if recompute:
@@ -78,6 +84,31 @@ def _found(release: str, gateways: Sequence[str] | None, home: Path | None) -> t
     settings = load_settings(home)
     wanted = find(release, settings)
     return bring(release, settings, gateways or ()), wanted.cid
+
+
+def _trusted(release: str, named: str | None, found: Release, home: Path | None) -> SigningKey | None:
+    """The key that was named, else the one of the coordinator that the release is asked of; None if it is of none.
+
+    A coordinator is not asked about releases from before it signed any.
+    """
+    if named and "://" not in named:
+        return _key_in(Path(named))
+    asked = LATEST if release == LATEST else release if "://" in release else None
+    url = named or (asked if found.is_signed else None)
+    if url is None:
+        return None
+    api = CoordinatorApi(load_settings(home).coordinator if url == LATEST else url)
+    if (published := api.dao().signing_key) is None:
+        raise NotFound(f"The coordinator at {api.url} publishes no key that it signs with.", "Ask the DAO for it.")
+    return SigningKey.parse(published.encode(), f"What {api.url} publishes as its signing key")
+
+
+def _key_in(file: Path) -> SigningKey:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read.", "Name the file of the coordinator's public key.") from error
+    return SigningKey.parse(data, str(file))
 
 
 def _say(report: Report, as_json: bool, *, asked_chain: bool, merged: bool) -> None:

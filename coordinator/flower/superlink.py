@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from processes.children import Child
+from processes.ports import free_ports
 from protocol.errors import Unreachable
 from protocol.private_file import write_private
 
@@ -48,7 +49,7 @@ class SuperLinkProcess:
             return self._wished_port
         if not remembered.exists():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            remembered.write_text(str(_free_port()))
+            remembered.write_text(str(free_ports(1)[0]))
         return int(remembered.read_text())
 
     @property
@@ -197,12 +198,6 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def _answers(port: int) -> bool:

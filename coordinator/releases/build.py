@@ -1,6 +1,7 @@
-"""Build a release's folder: adapter, manifest, card, samples.
+"""Build a release's folder: adapter, manifest, card, samples, signature.
 
-The same draft gives the same bytes, but for the credentials in the sample sheet: each signature there is another one.
+The same draft gives the same bytes, but for the credentials in the sample sheet, what the manifest says of that file,
+and the signature: no two ECDSA signatures are alike.
 """
 
 import shutil
@@ -13,6 +14,7 @@ from contracts_abi.model import Snapshot
 from coordinator.releases.card import card
 from coordinator.releases.credentials import Drawn, credentialed
 from coordinator.releases.samples import SAMPLES, draw_samples, prompts_of
+from coordinator.releases.signing import make_key, sign_release, signing_key
 from merging.merge import Merged, scaled_by
 from protocol.adapter import dump_adapter
 from protocol.canonical import sha256
@@ -79,7 +81,7 @@ class ReleaseDraft:
     privacy: PrivacySpent | None = None
     order: SignedOrder | None = None
     credentials: Path | None = None
-    """The folder of the certificate that signs in the sample sheet whose it is; None signs nothing."""
+    """The folder of the keys: for the sample sheet, with its certificate, and for all files; None signs nothing."""
     files: Mapping[str, Path] = field(default_factory=dict)
     """Published beside the adapter as they are: name in the release → where it lies."""
 
@@ -156,6 +158,7 @@ def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Mani
         duties=draft.terms.duties,
         files={},
         order=draft.order,
+        signing_key=_signing_key(draft),
     )
     (folder / CARD).write_text(card(manifest, _prompts(draft)), encoding="utf-8")
     policies = _write_policy(draft, folder)
@@ -163,6 +166,8 @@ def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Mani
     hashes = {name: sha256((folder / name).read_bytes()) for name in (*adapters, CARD, SAMPLES, *policies, *copied)}
     manifest = manifest.model_copy(update={"files": hashes})
     (folder / MANIFEST).write_bytes(manifest.canonical())
+    if draft.credentials:
+        sign_release(folder, draft.credentials)
     return manifest
 
 
@@ -203,6 +208,13 @@ def _sign_samples(draft: ReleaseDraft, folder: Path) -> None:
     )
     file = folder / SAMPLES
     file.write_bytes(credentialed(file.read_bytes(), drawn, draft.credentials))
+
+
+def _signing_key(draft: ReleaseDraft) -> str | None:
+    if draft.credentials is None:
+        return None
+    make_key(draft.credentials)
+    return signing_key(draft.credentials).pem
 
 
 def _write_policy(draft: ReleaseDraft, folder: Path) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from coordinator.database import Database
 from coordinator.eligibility.policies import kept
 from coordinator.eligibility.verdicts import opening_verdicts, take_snapshot
 from coordinator.releases.build import MANIFEST, ReleaseDraft, build, published_files
+from coordinator.releases.signing import make_key
 from coordinator.releases.store import CarStore
 from coordinator.rounds import candidate, private
 from coordinator.rounds.candidate import Candidates, without
@@ -80,6 +81,7 @@ class Worker:
     def run(self, stop: threading.Event) -> None:
         """Until ``stop`` is set. Raises Conflict when another worker has the data folder."""
         with self._alone():
+            make_key(self._settings.credentials)  # so that readers can be told of it before they need it
             while not stop.is_set():
                 self.tick()
                 stop.wait(self._settings.poll_seconds)
@@ -174,7 +176,7 @@ class Worker:
         except Conflict as clash:
             self._ledger.move(facts.round_id, Step(RoundState.FAILED, clash.message))
             return
-        cid = self._store.put({name: folder / name for name in (MANIFEST, *manifest.files)})
+        cid = self._store.put({name: folder / name for name in (MANIFEST, *manifest.names)})
         self._store.verify(cid)
         try:
             self._ledger.publish(facts.round_id, str(cid), manifest)

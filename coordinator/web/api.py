@@ -9,6 +9,7 @@ from contracts_abi.admin import require_admin
 from contracts_abi.signatures import at_block
 from coordinator.eligibility.verdicts import denied_of, opening_verdicts, recheck, take_snapshot, verdicts_for
 from coordinator.identity import grants, sign_in
+from coordinator.releases.signing import shown_key
 from coordinator.rounds import events
 from coordinator.rounds.acts import revoked_at
 from coordinator.rounds.ledger import Part
@@ -51,6 +52,7 @@ def dao() -> Response:
         base={"name": settings.base_name, "hash": here.base_hash},
         superlink={"address": link.address, "root_certificate": link.root_certificate},
         gateways=[settings.public_uri, *settings.gateways],
+        signing_key=shown_key(settings.credentials),
     )
 
 

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -159,17 +158,6 @@ def tail(log: Path) -> str:
     if not log.exists():
         return "(nothing was written)"
     return "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on loopback that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        return [_bound(stack.enter_context(socket.socket())) for _ in range(count)]
-
-
-def _bound(probe: socket.socket) -> int:
-    probe.bind(("127.0.0.1", 0))
-    return int(probe.getsockname()[1])
 
 
 def _asked_to_end_with_parent() -> Callable[[], None] | None:

@@ -19,7 +19,7 @@ from client.progress import ProgressTail
 from client.wallet.key import Wallet
 from coordinator.config import CoordinatorSettings
 from deploy.demo.measure import BASE, COLLECTIVE, DRAWN_EACH, SAMPLING_STEPS, Measuring, Order
-from deploy.demo.processes import DemoFailed, Processes, environment, free_ports, last_words, program, run
+from deploy.demo.processes import DemoFailed, Processes, environment, last_words, program, run
 from deploy.demo.terminal import Show, Terminal, amount
 from deploy.demo.world import (
     ADMIN,
@@ -35,6 +35,7 @@ from deploy.demo.world import (
     write_settings,
 )
 from deploy.devchain.anvil import Anvil
+from processes.ports import free_ports
 from protocol.manifest import Manifest
 from protocol.policy import Verdict
 

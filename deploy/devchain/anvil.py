@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import platform
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from types import TracebackType
 from typing import Self
 
 from contracts_abi.rpc import Rpc
+from processes.children import end
+from processes.ports import free_ports
 from protocol.errors import NotFound, Unreachable
 
 HERE = Path(__file__).parent
@@ -63,7 +64,7 @@ class Anvil:
     def __enter__(self) -> Self:
         binary = anvil_binary()
         self._folder = tempfile.TemporaryDirectory(prefix="coterie-anvil-")
-        port = _free_port()
+        [port] = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
         self.rpc = Rpc(self.url)
         self._process = subprocess.Popen(
@@ -89,12 +90,7 @@ class Anvil:
 
     def stop(self) -> None:
         """End the process, by force if it does not go; harmless when it has ended already."""
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process, STOP_S)
         self._folder.cleanup()
 
     def mine(self, blocks: int) -> None:
@@ -139,13 +135,6 @@ def anvil_binary() -> Path:
     if not binary.exists():
         raise NotFound(f"There is no anvil at {binary}.", f'Run "npm ci --ignore-scripts" in {HERE}.')
     return binary
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _ends_with_parent() -> Callable[[], None] | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from processes.children import end
 from protocol.errors import NotFound, Unreachable
 
 HERE = Path(__file__).parent
@@ -40,12 +41,7 @@ class IpfsNode:
 
     def stop(self) -> None:
         """End the process, by force if it does not go; harmless when it has ended already."""
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process, STOP_S)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 pipe.close()

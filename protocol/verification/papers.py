@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,6 +16,7 @@ from protocol.grant import require_signer
 from protocol.manifest import Manifest, MergedContribution, contribution_file
 from protocol.modes import Mode
 from protocol.policy import Facts, Held, Policy, RobustRule, Standing, Verdict, judge, licences_of, release_terms
+from protocol.release_signature import SIGNATURE, SigningKey, require_signed
 from protocol.unixfs import Cid, build_directory
 from protocol.verification.report import Check, NotChecked, checked
 
@@ -28,13 +29,15 @@ _WITHOUT_CHAIN = Facts(standing=Standing(member=True, reason=""), held=Held(bloc
 
 @dataclass(frozen=True)
 class Release:
-    """A release's files as they are on this machine: SHA-256 by name, the two documents, and the CID of all."""
+    """A release's files as they are on this machine: SHA-256 by name, the documents among them, and the CID of all."""
 
     folder: Path
     cid: str
     hashes: Mapping[str, str]
     manifest_bytes: bytes
     policy_bytes: bytes | None
+    signature: bytes | None = None
+    """``model.sig``."""
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -48,6 +51,14 @@ class Release:
             return Policy.model_validate_json(self.policy_bytes) if self.policy_bytes else None
         except ValidationError:
             return None
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether its manifest can be read and says that the coordinator signed it."""
+        try:
+            return self.manifest.signing_key is not None
+        except BadInput:
+            return False
 
     @property
     def carries_contributions(self) -> bool:
@@ -78,6 +89,7 @@ def read_release(folder: Path) -> Release:
         hashes={name: _hash_file(path) for name, path in files.items() if name != MANIFEST},
         manifest_bytes=files[MANIFEST].read_bytes(),
         policy_bytes=files[POLICY].read_bytes() if POLICY in files else None,
+        signature=files[SIGNATURE].read_bytes() if SIGNATURE in files else None,
     )
 
 
@@ -100,8 +112,13 @@ def parse_manifest(data: bytes) -> Manifest:
         raise BadInput(f"The manifest cannot be read at {place}: {first['msg']}.", "Pull the release again.") from error
 
 
-def check_papers(release: Release, cid: str | None = None) -> list[Check]:
-    """Every check that needs no network. ``cid``: what the release is called; without it, that is not checked."""
+def check_papers(release: Release, cid: str | None = None, trusted: SigningKey | None = None) -> list[Check]:
+    """Every check that needs no network.
+
+    Args:
+        cid: what the release is called; without it, that is not checked.
+        trusted: the key that the release is to be signed with; without it, whose the signature is stays open.
+    """
     first = [
         checked("content identifier", lambda: _content_identifier(release, cid)),
         checked("manifest", lambda: _manifest(release)),
@@ -121,6 +138,7 @@ def check_papers(release: Release, cid: str | None = None) -> list[Check]:
         ("weights", _weights),
         ("parent", _parent),
         ("published contributions", _contributions),
+        ("coordinator signature", partial(_coordinator, trusted=trusted)),
     )
     return first + [checked(name, lambda ask=ask: ask(release, manifest)) for name, ask in questions]  # type: ignore[misc]
 
@@ -141,15 +159,17 @@ def _manifest(release: Release) -> str:
 
 
 def _files(release: Release, manifest: Manifest) -> str:
-    for name in sorted(set(manifest.files) | set(release.hashes)):
+    for name in sorted(set(manifest.names) | set(release.hashes)):
         said, found = manifest.files.get(name), release.hashes.get(name)
-        if said is None:
+        if name == SIGNATURE and manifest.signing_key and found:
+            continue  # over the manifest, which therefore cannot say what it is
+        if said is None and found:
             raise ContentMismatch(f"{name} is not named in the manifest.")
         if found is None:
             raise ContentMismatch(f"{name} is missing.")
         if said != found:
             raise ContentMismatch(f"{name} is not what the manifest says.")
-    return f"All {len(manifest.files)} files are those that the manifest names, and no other."
+    return f"All {len(manifest.names)} files are those that the manifest names, and no other."
 
 
 def _wallets(release: Release, manifest: Manifest) -> str:
@@ -357,6 +377,24 @@ def _contributions(release: Release, manifest: Manifest) -> str:
     if other := next((name for name in sorted(carried) if release.hashes[name] != told[name]), None):
         raise ContentMismatch(f"{other} is not what its node signed.")
     return f"{len(carried)} of {len(told)} files are here, each as its node signed it."
+
+
+def _coordinator(release: Release, manifest: Manifest, trusted: SigningKey | None) -> str:
+    if manifest.signing_key is None:
+        if trusted:
+            raise NotAllowed(f"The release is not signed at all; the key {trusted.fingerprint[:16]}… should have.")
+        raise NotChecked("The release carries no signature of its coordinator, as early ones did not.")
+    if release.signature is None:
+        raise ContentMismatch(f"{SIGNATURE} is missing, which the manifest announces.")
+    key = SigningKey.parse(manifest.signing_key.encode(), "The manifest's signing_key")
+    signed = {name: found for name, found in release.hashes.items() if name != SIGNATURE}
+    require_signed(release.signature, key, {**signed, MANIFEST: sha256(release.manifest_bytes)})
+    told = f"{SIGNATURE} is over all {len(signed) + 1} other files, by the key {key.fingerprint[:16]}…"
+    if trusted is None:
+        raise NotChecked(f"{told}, which the release itself names; name the coordinator's own with --signing-key.")
+    if trusted != key:
+        raise NotAllowed(f"{told}, and not by {trusted.fingerprint[:16]}…, which should have signed.")
+    return f"{told}, which is the coordinator's."
 
 
 def _known(release: Release) -> Policy:

@@ -27,6 +27,7 @@ from bases import EMBEDDED_BASE
 from contracts_abi.model import Token
 from coordinator.config import CoordinatorSettings
 from coordinator.database import SessionRow
+from coordinator.releases.signing import signing_key
 from coordinator.rounds.checks import adapted_layers
 from coordinator.rounds.events import Event, is_chain
 from coordinator.rounds.exchange import RoundExchange
@@ -674,6 +675,14 @@ def test_the_dao_says_everything_that_a_member_needs(here: Coordinator) -> None:
     assert dao["base"] == {"name": "small", "hash": here.settings.base_hash}
     assert (dao["domain"], dao["uri"]) == ("nouns.example", "https://nouns.example")
     assert dao["superlink"] == {"address": "127.0.0.1:1", "root_certificate": "PEM"}
+    assert dao["signing_key"] is None
+
+
+def test_the_key_that_signs_releases_is_told_before_there_is_one(here: Coordinator) -> None:
+    ended = threading.Event()
+    ended.set()
+    here.worker().run(ended)
+    assert here.client.get("/api/v1/dao").json["signing_key"] == signing_key(here.settings.credentials).pem
 
 
 def test_every_answer_keeps_browsers_to_this_site(here: Coordinator) -> None:

@@ -16,7 +16,7 @@ from deploy.ipfs.node import IpfsNode
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
-MEGABYTES = int(os.environ.get("COTERIE_STREAM_MB", "96"))
+MEGABYTES = int(os.environ.get("COTERIE_STREAM_MB", "64"))
 ALLOWED_MB = 48
 """Some pieces of a megabyte, the index of the blocks (200 bytes each), and what the allocator keeps."""
 

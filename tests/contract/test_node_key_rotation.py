@@ -20,7 +20,7 @@ from client.node.rotation import begin_rotation, put_aside, undo_rotation
 from client.wallet.grant import stored_grants
 from coordinator.config import CoordinatorSettings
 from coordinator.web.app import create_app
-from deploy.demo.processes import free_ports
+from processes.ports import free_ports
 from protocol import node_key
 from protocol.node_key import RetireKey
 

@@ -19,6 +19,7 @@ from werkzeug.serving import make_server
 from bases import EMBEDDED_BASE
 from client.cli import app
 from coordinator.config import CoordinatorSettings
+from coordinator.releases.signing import KEY, make_key, sign_release, signing_key
 from coordinator.releases.store import CarStore
 from coordinator.rounds.checks import adapted_layers
 from coordinator.web.app import create_app
@@ -34,8 +35,8 @@ from protocol.policy import AdminRole, CollectionRule, Policy
 pytestmark = pytest.mark.slow
 
 
-def release_files() -> dict[str, bytes]:
-    """A small adapter on the embedded base in both formats, and the papers that name them."""
+def release_files(folder: Path, credentials: Path) -> dict[str, bytes]:
+    """A small adapter on the embedded base in both formats, the papers that name them, and the signature over all."""
     layers = adapted_layers(EMBEDDED_BASE)
     shapes = {name: (one.d_out, one.d_in // math.prod(one.kernel), *one.kernel) for name, one in layers.items()}
     adapter = adapter_for(0, shapes)
@@ -46,7 +47,13 @@ def release_files() -> dict[str, bytes]:
     }
     named = {name: sha256(data) for name, data in files.items()}
     manifest = manifest_of(files=named, base_hash=base_hash(EMBEDDED_BASE))
-    return {**files, "manifest.json": manifest.canonical()}
+    make_key(credentials)
+    files["manifest.json"] = manifest.model_copy(update={"signing_key": signing_key(credentials).pem}).canonical()
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    sign_release(folder, credentials)
+    return content_of(folder)
 
 
 class Dao:
@@ -69,7 +76,8 @@ class Dao:
         settings.data.mkdir()
         settings.superlink_file.write_text(json.dumps({"address": "127.0.0.1:1", "root_certificate": "PEM"}))
         self.cars = settings.store
-        self.files = release_files()
+        self.files = release_files(folder / "release", settings.credentials)
+        self.credentials = settings.credentials
         self.cid = str(CarStore(settings.store).put(self.files))
         if released:
             publish(Service(settings).database, 1, self.cid, manifest_of())
@@ -120,6 +128,35 @@ def test_the_newest_model_of_the_coordinator_that_was_joined_is_called_latest(da
     (home / "member.toml").write_text(f'coordinator = "{dao.url}"\n')
     assert coterie("pull", "latest").exit_code == 0
     assert content_of(home / "releases" / dao.cid) == dao.files
+
+
+def signature_check(*words: str | Path) -> dict[str, str]:
+    """What ``coterie verify`` says of the coordinator's signature."""
+    checks: list[dict[str, str]] = json.loads(coterie("verify", *words, "--json").output)["checks"]
+    return next(one for one in checks if one["name"] == "coordinator signature")
+
+
+def test_whose_signature_it_is_is_asked_of_the_coordinator_that_was_named(dao: Dao, home: Path, tmp_path: Path) -> None:
+    assert signature_check(dao.url)["outcome"] == "passed"
+    (home / "member.toml").write_text(f'coordinator = "{dao.url}"\n')
+    assert signature_check("latest")["outcome"] == "passed"
+    folder = home / "releases" / dao.cid
+    assert signature_check(folder)["outcome"] == "not checked", "the joined coordinator need not be this release's"
+    assert signature_check(folder, "--signing-key", dao.url)["outcome"] == "passed"
+
+
+def test_a_coordinator_with_another_key_or_none_is_told(dao: Dao, home: Path) -> None:
+    key = dao.credentials / KEY
+    before = key.read_bytes()
+    try:
+        key.unlink()
+        told = coterie("verify", dao.url)
+        assert told.exit_code == 1
+        assert f"The coordinator at {dao.url} publishes no key that it signs with." in " ".join(told.output.split())
+        make_key(dao.credentials)
+        assert signature_check(dao.url)["outcome"] == "failed"
+    finally:
+        key.write_bytes(before)
 
 
 def test_a_bare_cid_is_looked_for_where_the_joined_coordinator_looks(dao: Dao, home: Path, tmp_path: Path) -> None:

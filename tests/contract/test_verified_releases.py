@@ -28,6 +28,7 @@ from protocol.adapter import Factors, dump_adapter, load_adapter
 from protocol.canonical import canonical
 from protocol.grant import StartRound, sign
 from protocol.manifest import Manifest
+from protocol.release_signature import SigningKey
 from protocol.verification import Check, Outcome, check_chain, check_papers, read_release
 
 pytestmark = pytest.mark.slow
@@ -51,7 +52,12 @@ class Published:
         return self
 
     def papers(self) -> dict[str, Check]:
-        return {one.name: one for one in check_papers(read_release(self.folder))}
+        return {one.name: one for one in check_papers(read_release(self.folder), None, self.key)}
+
+    @property
+    def key(self) -> SigningKey:
+        """As the coordinator publishes it."""
+        return SigningKey.parse(self.here.client.get("/api/v1/dao").json["signing_key"].encode(), "It")
 
     def on_chain(self) -> dict[str, Check]:
         return {one.name: one for one in check_chain(read_release(self.folder), Rpc(self.chain.url))}
@@ -92,10 +98,10 @@ def failed(checks: dict[str, Check]) -> dict[str, str]:
 
 
 def test_an_honest_release_passes_every_check(release: Published) -> None:
-    papers = check_papers(read_release(release.folder), release.cid)
+    papers = check_papers(read_release(release.folder), release.cid, release.key)
     everything = {one.name: one for one in papers} | release.on_chain() | release.merged()
     assert set(outcomes(everything).values()) == {Outcome.PASSED}, everything
-    assert len(everything) == 19
+    assert len(everything) == 20
 
 
 def test_the_samples_name_the_adapter_that_drew_them(release: Published) -> None:
@@ -105,8 +111,10 @@ def test_the_samples_name_the_adapter_that_drew_them(release: Published) -> None
     assert told["org.coterie.release"]["adapter_sha256"] == files["pytorch_lora_weights.safetensors"]
 
 
-def test_the_command_says_it_in_a_table_and_in_json(release: Published) -> None:
-    told = release.command("--cid", release.cid, "--chain", release.chain.url, "--recompute")
+def test_the_command_says_it_in_a_table_and_in_json(release: Published, tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_text(release.key.pem)
+    words = ("--cid", release.cid, "--signing-key", str(tmp_path / "key.pem"), "--chain", release.chain.url)
+    told = release.command(*words, "--recompute")
     assert told.exit_code == 0, told.output
     assert "Nothing is wrong with what was checked." in told.output
     assert "Not checked" not in told.output
@@ -130,17 +138,24 @@ def test_one_byte_changed_anywhere_is_found(release: Published) -> None:
             checks = {one.name: one for one in check_papers(read_release(release.folder), release.cid)}
             assert "content identifier" in failed(checks), f"{file.name}, byte {at}"
             if file.name != "manifest.json":
-                assert "files" in failed(checks), f"{file.name}, byte {at}"
+                assert "coordinator signature" in failed(checks), f"{file.name}, byte {at}"
+                assert ("files" in failed(checks)) is (file.name != "model.sig"), f"{file.name}, byte {at}"
         file.write_bytes(data)
     assert not failed(release.papers())
 
 
 def test_a_file_too_many_or_too_few_is_found(release: Published) -> None:
     (release.folder / "loader.py").write_text("import os")
-    assert failed(release.papers()) == {"files": "loader.py is not named in the manifest."}
+    assert failed(release.papers()) == {
+        "files": "loader.py is not named in the manifest.",
+        "coordinator signature": "model.sig leaves loader.py out.",
+    }
     (release.folder / "loader.py").unlink()
     (release.folder / "README.md").unlink()
-    assert failed(release.papers()) == {"files": "README.md is missing."}
+    assert failed(release.papers()) == {
+        "files": "README.md is missing.",
+        "coordinator signature": "README.md is missing, which model.sig is over.",
+    }
 
 
 Edit = Callable[[dict[str, Any]], None]
