@@ -22,7 +22,7 @@ PACKAGES := $(DEVCHAIN)/node_modules/.installed
 NODE := $(IPFS)/node_modules/.installed
 CONTRACTS := $(DEVCHAIN)/build/.compiled
 
-.PHONY: help setup demo test test-fast check clean bench-train bench-merge bench-chain bench-quality
+.PHONY: help setup demo test test-fast check clean bench-train bench-merge bench-chain bench-web bench-quality
 
 help:
 	@echo "make demo             run a whole DAO on this machine; ONCE=1 ends it when the story is told"
@@ -32,6 +32,7 @@ help:
 	@echo "make bench-train      time a training step against the least that any engine must do; some minutes"
 	@echo "make bench-merge      time merges of 10, 100 and 1000 members and their errors beside other ways; half an hour, 8 GB"
 	@echo "make bench-chain      time who holds 10,000 tokens, beside web3.py and Multicall3; a minute"
+	@echo "make bench-web        load the web server with 500 listeners, 50 sign-ins a second and readers at once; two minutes"
 	@echo "make bench-quality    measure what a collective is worth beside other ways to train one; hours, RESUME=1 goes on"
 	@echo "make clean            remove everything that was made here"
 
@@ -64,6 +65,9 @@ bench-merge: setup
 
 bench-chain: setup
 	@$(BIN)/python -m bench.chain
+
+bench-web: setup
+	@$(BIN)/python -m bench.web
 
 # RESUME=1 goes on where a run was cut.
 bench-quality: setup

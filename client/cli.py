@@ -43,6 +43,7 @@ from client.wallet.grant import (
 )
 from client.wallet.key import Wallet, at_hand, load_wallet
 from client.wallet.sign_in import require_own_domain
+from client.watch.command import watch
 from contracts_abi.rpc import Rpc
 from protocol import node_key
 from protocol.base import base_hash
@@ -169,6 +170,7 @@ app.command()(adapter)
 app.command()(train)
 app.command()(verify)
 app.command()(revoke)
+app.command()(watch)
 
 
 @app.command()

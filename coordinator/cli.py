@@ -31,6 +31,7 @@ from coordinator.flower.superlink import SuperLinkProcess
 from coordinator.orders import admin_and_end, call, read_order, signed_here, write_order
 from coordinator.policy_commands import policy_app
 from coordinator.release_commands import announce, rewards
+from coordinator.webhook_commands import webhook_app
 from coordinator.wiring import CONFIG_VARIABLE, EXCHANGE, SuperLinkAddress, superlink_control, tell_superlink
 from processes.children import PARENT, Child, end_with_parent
 from protocol.acts import Act, CancelRound, RemoveContribution
@@ -67,6 +68,7 @@ contribution_app = typer.Typer(help="End single contributions.", no_args_is_help
 app.add_typer(round_app, name="round")
 app.add_typer(contribution_app, name="contribution")
 app.add_typer(policy_app, name="policy")
+app.add_typer(webhook_app, name="webhook")
 app.command()(rewards)
 app.command()(announce)
 

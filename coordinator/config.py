@@ -63,6 +63,8 @@ class CoordinatorSettings(BaseSettings):
     """SQLAlchemy URL; a SQLite file in the data folder when left empty."""
     scoring_timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
     """How long the members have to score; then the scores that are there decide, if there is one."""
+    webhooks: Path | None = None
+    """A private TOML file that names who is told what happens: addresses, secrets, kinds. Nobody without one."""
     poll_seconds: Annotated[float, Field(gt=0)] = 1.0
     """How often the worker looks at rounds and at the chain."""
     merge_processes: Annotated[int, Field(ge=1)] = 1
@@ -70,6 +72,10 @@ class CoordinatorSettings(BaseSettings):
     keep_sums: bool = False
     """Keep a merge's sums on the disk, so that the next one reads only what differs."""
     web_workers: Annotated[int, Field(ge=1)] = 2
+    streams: Annotated[int, Field(ge=1, le=4096)] = 512
+    """Streams of events that each process of the web server keeps open; whoever comes later is told to ask again."""
+    streams_each: Annotated[int, Field(ge=1)] = 32
+    """Of them from one address."""
     sign_in_seconds: Annotated[int, Field(ge=60, le=3600)] = 600
     """How long a nonce is good, and how old a sign-in message may be."""
     proxies: Annotated[int, Field(ge=0)] = 0
@@ -102,7 +108,7 @@ class CoordinatorSettings(BaseSettings):
             raise BadInput(f"{file} cannot be read as TOML: {error}.", "Mend the file.") from error
         folder = file.resolve().parent
         placed = {"data": folder / "data", **values}
-        for name in ("data", "policy", "base"):
+        for name in ("data", "policy", "base", "webhooks"):
             if isinstance(placed.get(name), str | Path):
                 placed[name] = folder / placed[name]
         try:

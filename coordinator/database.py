@@ -289,6 +289,26 @@ class LinkedWalletRow(Base):
     linked_at: Mapped[int]
 
 
+# Programs that are told what happens ----------------------------------------------------------------------------------
+
+
+class WebhookRow(Base):
+    """How far a receiver was told, and why not further."""
+
+    __tablename__ = "webhooks"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    position: Mapped[int]
+    """The last event that it took or had not asked for."""
+    tries: Mapped[int] = mapped_column(default=0)
+    """Of the next one, in vain."""
+    failing_since: Mapped[int | None] = mapped_column(default=None)
+    due_at: Mapped[int] = mapped_column(default=0)
+    """When to try again."""
+    ended: Mapped[bool] = mapped_column(default=False)
+    reason: Mapped[str] = mapped_column(default="")
+
+
 class Database:
     """One engine, safe to share between the threads of a process."""
 

@@ -24,6 +24,13 @@ class BadInput(CoterieError):
     code = "bad-input"
 
 
+class NotJson(CoterieError):
+    """A body that is not sent as JSON."""
+
+    code = "not-json"
+    status = 415
+
+
 class NotSignedIn(CoterieError):
     """No session, an ended one, or a sign-in that does not verify."""
 
@@ -57,6 +64,13 @@ class TooMany(CoterieError):
 
     code = "too-many"
     status = 429
+
+
+class Busy(CoterieError):
+    """As many as there is room for are being served already."""
+
+    code = "busy"
+    status = 503
 
 
 class ContributionRefused(CoterieError):

@@ -1,28 +1,15 @@
 """The append-only log: what happened, in a sentence and in fields, each line's hash covering the line before."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
-
 from pydantic import JsonValue, TypeAdapter
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from coordinator.database import EventRow
-from protocol.canonical import canonical, sha256
+from protocol.canonical import canonical
+from protocol.events import GENESIS, Event, chained, is_chain
 
-GENESIS = "0" * 64
+__all__ = ["Event", "after", "append", "is_chain", "lines_after", "newest", "newest_lines", "tail"]
 _BODY = TypeAdapter(dict[str, JsonValue])
-
-
-@dataclass(frozen=True)
-class Event:
-    """hash = SHA-256(previous hash as hex ‖ canonical JSON of the body)."""
-
-    number: int
-    previous: str
-    hash: str
-    body: dict[str, Any]
 
 
 def append(session: Session, at: int, kind: str, message: str, **facts: JsonValue) -> None:
@@ -61,20 +48,9 @@ def lines_after(session: Session, number: int, limit: int) -> list[tuple[str, st
     return [(fingerprint, body) for fingerprint, body in session.execute(query)]
 
 
-def chained(previous: str, body: bytes) -> str:
-    """The hash of a line."""
-    return sha256(previous.encode() + body)
-
-
-def is_chain(events: Iterable[Event]) -> bool:
-    """Whether consecutive events are linked and none was changed."""
-    expected: str | None = None
-    for event in events:
-        linked = expected is None or event.previous == expected
-        if not linked or event.hash != chained(event.previous, canonical(event.body)):
-            return False
-        expected = event.hash
-    return True
+def newest(session: Session) -> int:
+    """The number of the last event; 0 before the first."""
+    return session.scalar(select(func.max(EventRow.number))) or 0
 
 
 def _event(row: EventRow) -> Event:

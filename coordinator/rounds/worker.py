@@ -30,6 +30,8 @@ from coordinator.rounds.secret import SecretSums
 from coordinator.rounds.transitions import RoundState, Step, next_step
 from coordinator.watching.forks import Forks
 from coordinator.watching.watcher import Watcher
+from coordinator.webhooks.delivery import Webhooks
+from coordinator.webhooks.hooks import load_hooks
 from coordinator.wiring import ledger_of, pinning_of, secret_sums_of, sources_of
 from protocol.adapter import load_adapter
 from protocol.contribution import CandidateName, ScoreReport
@@ -75,12 +77,13 @@ class Worker:
         policy, sources = settings.loaded_policy, sources_of(settings)
         forks = Forks(rpc, self._ledger, lambda grant, at: opening_verdicts(rpc, policy, grant, at, sources))
         self._watcher = Watcher(rpc, self._ledger, lambda: take_snapshot(rpc, policy), policy.ownership, forks)
+        self._webhooks = Webhooks(database, load_hooks(settings.webhooks), policy.dao)
         self._run_checked: dict[str, float] = {}
         self._resting: dict[str, float] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Until ``stop`` is set. Raises Conflict when another worker has the data folder."""
-        with self._alone():
+        with self._alone(), self._webhooks.running():
             make_key(self._settings.credentials)  # so that readers can be told of it before they need it
             while not stop.is_set():
                 self.tick()

@@ -1,65 +1,93 @@
 """Acts that matter, over HTTP. A signature over exactly what is done is the authorisation; no session counts here."""
 
-from flask import Blueprint, Response, jsonify
-from pydantic import BaseModel
-
 from contracts_abi.admin import require_admin
 from contracts_abi.model import Snapshot
 from contracts_abi.signatures import at_block
 from coordinator.eligibility.verdicts import take_snapshot
 from coordinator.identity import grants
-from coordinator.web.requests import body_of
+from coordinator.web.openapi import Answer, Request, Routes
 from coordinator.web.service import Service, service
 from protocol.acts import Act, CancelRound, RemoveContribution, RevokeGrant, require_current
 from protocol.errors import BadInput, NotAllowed
 from protocol.grant import require_signer
 
-acts = Blueprint("acts", __name__, url_prefix="/api/v1")
+acts = Routes("acts", __name__, tag="Acts", url_prefix="/api/v1")
 
 
-class CancelRoundRequest(BaseModel):
+class RoundPath(Request):
+    round_id: str
+
+
+class ContributionPath(Request):
+    contribution_id: str
+
+
+class GrantPath(Request):
+    grant_id: str
+
+
+class CancelRoundRequest(Request):
     cancel_round: CancelRound
     signature: str
 
 
-class RemoveContributionRequest(BaseModel):
+class RemoveContributionRequest(Request):
     remove_contribution: RemoveContribution
     signature: str
 
 
-class RevokeGrantRequest(BaseModel):
+class RevokeGrantRequest(Request):
     revoke_grant: RevokeGrant
     signature: str
 
 
+class CancelledRound(Answer):
+    round_id: str
+
+
+class RemovedContribution(Answer):
+    contribution_id: str
+    removal_round: str | None
+    """The round that makes the model again without it, where one opens."""
+
+
+class RevokedGrant(Answer):
+    grant_id: str
+    removal_round: str | None
+    """The round that makes the model again without what was trained under it, where one opens."""
+
+
 @acts.post("/rounds/<round_id>/cancellation")
-def cancel_round(round_id: str) -> Response:
-    here, asked = service(), body_of(CancelRoundRequest)
-    snapshot = _checked(here, asked.cancel_round, asked.signature, round_id)
-    require_admin(here.rpc, here.policy, asked.cancel_round.admin, snapshot)
-    here.ledger.cancel(asked.cancel_round, asked.signature, snapshot)
-    return jsonify(round_id=round_id)
+def cancel_round(path: RoundPath, body: CancelRoundRequest) -> CancelledRound:
+    """End a training round without a release."""
+    here, order = service(), body.cancel_round
+    snapshot = _checked(here, order, body.signature, path.round_id)
+    require_admin(here.rpc, here.policy, order.admin, snapshot)
+    here.ledger.cancel(order, body.signature, snapshot)
+    return CancelledRound(round_id=path.round_id)
 
 
 @acts.post("/contributions/<contribution_id>/removal")
-def remove_contribution(contribution_id: str) -> Response:
-    here, asked = service(), body_of(RemoveContributionRequest)
-    snapshot = _checked(here, asked.remove_contribution, asked.signature, contribution_id)
-    require_admin(here.rpc, here.policy, asked.remove_contribution.admin, snapshot)
-    removal = here.ledger.remove(asked.remove_contribution, asked.signature, snapshot)
-    return jsonify(contribution_id=contribution_id, removal_round=removal)
+def remove_contribution(path: ContributionPath, body: RemoveContributionRequest) -> RemovedContribution:
+    """End one contribution; where it is in the newest release, one without it follows."""
+    here, order = service(), body.remove_contribution
+    snapshot = _checked(here, order, body.signature, path.contribution_id)
+    require_admin(here.rpc, here.policy, order.admin, snapshot)
+    removal = here.ledger.remove(order, body.signature, snapshot)
+    return RemovedContribution(contribution_id=path.contribution_id, removal_round=removal)
 
 
 @acts.post("/grants/<grant_id>/revocation")
-def revoke_grant(grant_id: str) -> Response:
-    here, asked = service(), body_of(RevokeGrantRequest)
-    order = asked.revoke_grant
-    snapshot = _checked(here, order, asked.signature, grant_id)
+def revoke_grant(path: GrantPath, body: RevokeGrantRequest) -> RevokedGrant:
+    """Revoke a grant: nothing more is trained under it, and what was, is removed."""
+    here, order = service(), body.revoke_grant
+    snapshot = _checked(here, order, body.signature, path.grant_id)
     with here.database.reading() as session:
-        grant, _ = grants.granted(session, grant_id)
+        grant, _ = grants.granted(session, path.grant_id)
     if (grant.member, grant.digest()) != (order.member, order.grant_hash):
-        raise NotAllowed(f"Grant {grant_id} is {grant.member}'s.", "Revoke it with the wallet that gave it.")
-    return jsonify(grant_id=grant_id, removal_round=here.ledger.revoke(order, asked.signature, snapshot))
+        raise NotAllowed(f"Grant {path.grant_id} is {grant.member}'s.", "Revoke it with the wallet that gave it.")
+    removal = here.ledger.revoke(order, body.signature, snapshot)
+    return RevokedGrant(grant_id=path.grant_id, removal_round=removal)
 
 
 def _checked(here: Service, order: Act, signature: str, named: str) -> Snapshot:

@@ -6,14 +6,18 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from coordinator.config import CoordinatorSettings
+from coordinator.web.access import guard
 from coordinator.web.acts import acts
 from coordinator.web.api import api
 from coordinator.web.devices import devices
 from coordinator.web.gateway import gateway
+from coordinator.web.openapi import PROBLEM, DocumentedApp
 from coordinator.web.pages import pages
+from coordinator.web.requests import cookie_name
 from coordinator.web.service import RegisterNode, Service, UnregisterNode
+from coordinator.web.stream import stream
 from coordinator.web.wallets import wallets
-from protocol.errors import CoterieError, Unreachable
+from protocol.errors import Busy, CoterieError, Unreachable
 
 MAX_BODY = 1 << 20
 RETRY_SECONDS = 10
@@ -37,15 +41,19 @@ def create_app(
     Raises:
         BadInput: the policy or the base that the settings name cannot be read.
     """
-    app = Flask("coordinator.web")
+    here = Service(settings, register_node, unregister_node=unregister_node)
+    app = DocumentedApp("coordinator.web", cookie_name(here))
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     if settings.proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.proxies, x_proto=0, x_host=0)  # type: ignore[method-assign]
-    app.extensions["coterie"] = Service(settings, register_node, unregister_node=unregister_node)
-    for blueprint in (api, devices, gateway, pages, wallets):
+    app.extensions["coterie"] = here
+    for routes in (acts,):
+        app.register_api(routes)
+    for blueprint in (api, devices, gateway, pages, stream, wallets):
         app.register_blueprint(blueprint)
-    app.register_blueprint(acts)
     app.add_url_rule("/healthz", "healthz", lambda: jsonify(status="ok"))
+    app.add_url_rule("/api/v1/openapi.json", "openapi", lambda: jsonify(app.api_doc))
+    guard(app)
     app.register_error_handler(CoterieError, _problem)
     app.register_error_handler(HTTPException, _http_problem)
     app.register_error_handler(Exception, _unforeseen)
@@ -55,7 +63,7 @@ def create_app(
 
 def _problem(error: CoterieError) -> Response:
     answer = _answer(error.status, error.code, error.message, error.hint)
-    if isinstance(error, Unreachable):
+    if isinstance(error, Unreachable | Busy):
         answer.headers["Retry-After"] = str(RETRY_SECONDS)
     return answer
 
@@ -80,7 +88,7 @@ def _answer(status: int, code: str, message: str, hint: str) -> Response:
         hint=hint,
     )
     response.status_code = status
-    response.content_type = "application/problem+json"
+    response.content_type = PROBLEM
     return response
 
 

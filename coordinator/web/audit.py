@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from coordinator.database import EventRow
-from coordinator.rounds.events import GENESIS, chained
+from protocol.events import GENESIS, chained
 
 AGAIN_SECONDS = 600
 _AT_ONCE = 2000

@@ -246,6 +246,7 @@ def show_round(round_id: str) -> str:
             page=page,
             pages=-(-story.count // history.CONTRIBUTIONS_A_PAGE),
             gives_up=given_up(line.plan.mode),
+            newest=history.newest_line(session)[0],
         )
 
 

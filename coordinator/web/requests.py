@@ -1,27 +1,42 @@
 """What a request brings: a body, a session, and whether it came from our own pages."""
 
+from collections.abc import Mapping
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from flask import request
+from flask import g, request
 from pydantic import BaseModel, ValidationError
 
 from contracts_abi.model import Address
 from coordinator.identity import sign_in
 from coordinator.web.service import Service
-from protocol.errors import BadInput, NotAllowed, NotSignedIn
+from protocol.errors import BadInput, NotAllowed, NotJson, NotSignedIn
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def body_of(model: type[Model]) -> Model:
-    """The request's body as JSON. Raises BadInput, naming the field."""
+    """The request's body as JSON. Raises BadInput, naming the field, or NotJson when it says that it is no JSON."""
+    if request.mimetype != "application/json":
+        raise NotJson("The body is not sent as JSON.", "Send it with Content-Type: application/json.")
     try:
         return model.model_validate_json(request.get_data())
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the body"
-        raise BadInput(f"{place}: {first['msg']}.", "Mend the request.") from error
+        raise _unreadable(error) from error
+
+
+def read_as(model: type[Model], given: Mapping[str, str]) -> Model:
+    """What a path, a query or the headers give, by name. Raises BadInput, naming the field."""
+    try:
+        return model.model_validate(dict(given))
+    except ValidationError as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: ValidationError) -> BadInput:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the body"
+    return BadInput(f"{place}: {first['msg']}.", "Mend the request.")
 
 
 def cookie_name(here: Service) -> str:
@@ -48,9 +63,11 @@ def session_token(here: Service) -> str:
 
 def signed_in(here: Service) -> Address:
     """Whose session the request carries. Raises NotSignedIn, or NotAllowed as above."""
-    token = session_token(here)
-    with here.database.reading() as session:
-        return sign_in.wallet_of(session, token, here.now())
+    if "wallet" not in g:
+        token = session_token(here)
+        with here.database.reading() as session:
+            g.wallet = sign_in.wallet_of(session, token, here.now())
+    return str(g.wallet)
 
 
 def require_own_page(here: Service) -> None:

@@ -16,6 +16,7 @@ from coordinator.database import Database
 from coordinator.eligibility.verdicts import take_snapshot
 from coordinator.releases.store import CarStore
 from coordinator.rounds.ledger import Ledger
+from coordinator.web.feed import Feed
 from coordinator.wiring import SuperLinkAddress, ledger_of, sources_of, superlink_address, superlink_control
 from protocol.policy import Policy
 
@@ -41,6 +42,7 @@ class Service:
         self.policy: Policy = settings.loaded_policy
         self.base_hash = settings.base_hash
         self.database = Database(settings.database)
+        self.feed = Feed(self.database, settings.streams, settings.streams_each)
         self.register_node: RegisterNode = register_node or self._register_at_superlink
         self.unregister_node: UnregisterNode = unregister_node or self._unregister_at_superlink
 

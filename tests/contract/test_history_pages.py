@@ -15,13 +15,13 @@ from sqlalchemy import Engine, event
 from contracts_abi.model import Token
 from coordinator.database import EventRow
 from coordinator.rounds import events
-from coordinator.rounds.events import GENESIS, chained
 from coordinator.web import history, pages
 from coordinator.web.cloth import members_of, pairs_of, ribbon_of
 from coordinator.web.glance import contract_of, glance_at, id_of
 from coordinator.web.plain import rules_of, terms_of
 from coordinator.web.shelf import Shelf
 from protocol.canonical import sha256
+from protocol.events import GENESIS, chained
 from protocol.policy import AdminSafe, AdminWallets, CollectionRule, Policy
 from protocol.policy.membership import AnyOf, HoldsErc721, OnList
 
