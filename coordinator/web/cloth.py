@@ -137,7 +137,7 @@ def ribbon_of(glance: Glance, colours: Mapping[str, int]) -> tuple[Thread, ...]:
 
     The same order everywhere, so that the eye follows a thread from one release to the next.
     """
-    order = {member: place for place, member in enumerate(colours)}
+    order = _order(colours)
     shares = dict(sorted(glance.shares.items(), key=lambda one: order.get(one[0], len(order))))
     lost = sorted({one.member for one in glance.gone} - set(shares))
     room = max(500, 1000 - LOST_WIDTH * len(lost))
@@ -151,6 +151,12 @@ def ribbon_of(glance: Glance, colours: Mapping[str, int]) -> tuple[Thread, ...]:
     for index, member in enumerate(lost):
         threads.append(Thread(member, colours.get(member, 0), left + index * gap, gap, 0.0, lost=True))
     return tuple(threads)
+
+
+def pieces_of(glance: Glance, colours: Mapping[str, int]) -> list[Piece]:
+    """What went in, the largest share first; equal ones in the order of ``colours``."""
+    order = _order(colours)
+    return sorted(glance.pieces, key=lambda one: (-one.share, order.get(one.member, len(order))))
 
 
 def passages_of(releases: Sequence[Release], colours: Mapping[str, int]) -> tuple[Passage, ...]:
@@ -264,6 +270,10 @@ def members_of(first: Glance, second: Glance, colours: Mapping[str, int]) -> tup
 def chosen(grounds: Iterable[Ground], collection: str) -> tuple[Ground, ...]:
     """Those of one collection; of all where none is named."""
     return tuple(one for one in grounds if not collection or one.collection == collection)
+
+
+def _order(colours: Mapping[str, int]) -> dict[str, int]:
+    return {member: place for place, member in enumerate(colours)}
 
 
 def _error(glance: Glance) -> str:

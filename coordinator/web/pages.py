@@ -171,7 +171,7 @@ def release(number: int) -> str:
             ribbon=cloth.ribbon_of(one.glance, colours),
             colours=colours,
             named=lambda tokens: cloth.named(tokens, here.policy),
-            pieces=sorted(one.glance.pieces, key=lambda piece: -piece.share)[: cloth.THREADS_DRAWN],
+            pieces=cloth.pieces_of(one.glance, colours)[: cloth.THREADS_DRAWN],
             admitted=_grounds(one, here.policy),
             bytes_moved=history.bytes_of(session, one.glance),
             gives_up=given_up(one.glance.merge.mode),
