@@ -40,6 +40,7 @@ from protocol.contribution import (
 from protocol.grant import WARRANT, Grant, RoundPlan, StartRound
 from protocol.manifest import BaseReference, GainScore, Manifest, Merge, MergedContribution
 from protocol.policy import AdminRole, CollectionRule, Policy, Verdict, judge
+from protocol.policy.duties import union
 
 NOW = 1_795_000_000
 URI = "http://127.0.0.1:8000"
@@ -230,6 +231,7 @@ class Dao:
                 rank=2,
                 norm=1.0,
                 licences=tuple(sorted({v.licence for v in one.verdicts if v.licence})),
+                verdicts=tuple(one.verdicts),
             )
             for one in live
         )
@@ -256,7 +258,7 @@ class Dao:
                 scored_by=len(live),
             ),
             licence=" AND ".join(sorted({name for one in merged for name in one.licences})),
-            duties=(),
+            duties=union(*(v.duties for one in live for v in one.verdicts)),
             files={},
         )
 

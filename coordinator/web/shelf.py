@@ -9,6 +9,8 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
+MAKERS = 16
+"""How many values of one shelf may be made at once."""
 
 
 class Shelf(Generic[Value]):
@@ -18,6 +20,7 @@ class Shelf(Generic[Value]):
         self._room = room
         self._kept: OrderedDict[Hashable, Value] = OrderedDict()
         self._lock = threading.Lock()
+        self._making = [threading.Lock() for _ in range(MAKERS)]
 
     def get(self, key: Hashable) -> Value | None:
         with self._lock:
@@ -34,6 +37,12 @@ class Shelf(Generic[Value]):
         return value
 
     def get_or(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """What is kept under ``key``, else what ``make`` gives; two threads may both make it."""
-        found = self.get(key)
-        return found if found is not None else self.put(key, make())
+        """What is kept under ``key``, else what ``make`` gives; whoever asks for the same meanwhile waits for it.
+
+        ``make`` asks nothing of this shelf.
+        """
+        if (found := self.get(key)) is not None:
+            return found
+        with self._making[hash(key) % MAKERS]:
+            found = self.get(key)
+            return found if found is not None else self.put(key, make())

@@ -3,8 +3,10 @@
 import html
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
@@ -59,6 +61,36 @@ def test_a_release_says_who_contributed_what_how_it_was_merged_and_how_to_check_
     assert "ab" * 3 not in said and "cd" * 32 in said, "the commitment"
     assert f"/rules/{POLICY.digest()}.json" in page
     assert "What you can check yourself" in said
+
+
+def test_the_licence_is_told_with_the_reasons_for_which_it_is_this_one(dao: Dao) -> None:
+    published(dao)
+    for path in ("/", "/releases/1"):
+        said = words(dao.page(path))
+        assert "CBE-COMMERCIAL AND CC0 : the strictest of what went in holds for the whole." in said
+        assert "It carries no duties." in said
+        assert "CC0 Nouns: CC0 allows training. 3" in said
+        assert re.search(r"CBE-COMMERCIAL Commercial Nouns: .* admitted on the holder's warrant\. 1 ", said)
+
+
+def test_what_several_ask_for_at_once_is_made_once() -> None:
+    shelf: Shelf[int] = Shelf(4)
+    made: list[int] = []
+    begin, go_on = Event(), Event()
+
+    def make() -> int:
+        begin.set()
+        go_on.wait(5)
+        made.append(1)
+        return 7
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(shelf.get_or, "page", make)
+        begin.wait(5)
+        others = [pool.submit(shelf.get_or, "page", make) for _ in range(2)]
+        go_on.set()
+        assert {one.result(5) for one in (first, *others)} == {7}
+    assert made == [1]
 
 
 def test_a_release_that_was_followed_by_another_says_so(dao: Dao) -> None:
