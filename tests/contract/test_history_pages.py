@@ -35,6 +35,15 @@ def dao(tmp_path: Path) -> Iterator[Dao]:
     there.service.database.close()
 
 
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Dao, str, str]]:
+    """A DAO with one release, for tests that only read: (it, alice, the release's CID)."""
+    there = Dao(tmp_path_factory.mktemp("dao"))
+    alice, _, cid = published(there)
+    yield there, alice, cid
+    there.service.database.close()
+
+
 def words(page: str) -> str:
     """What a reader sees."""
     return re.sub(r"\s+", " ", html.unescape(re.sub("<[^>]+>", " ", page)))
@@ -49,8 +58,8 @@ def two_releases(dao: Dao) -> tuple[str, str]:
 # Releases -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_release_says_who_contributed_what_how_it_was_merged_and_how_to_check_it(dao: Dao) -> None:
-    alice, _, cid = published(dao)
+def test_a_release_says_who_contributed_what_how_it_was_merged_and_how_to_check_it(told: tuple[Dao, str, str]) -> None:
+    dao, alice, cid = told
     page = dao.page("/releases/1")
     said = words(page)
     assert cid in page and alice in page
@@ -63,8 +72,8 @@ def test_a_release_says_who_contributed_what_how_it_was_merged_and_how_to_check_
     assert "What you can check yourself" in said
 
 
-def test_the_licence_is_told_with_the_reasons_for_which_it_is_this_one(dao: Dao) -> None:
-    published(dao)
+def test_the_licence_is_told_with_the_reasons_for_which_it_is_this_one(told: tuple[Dao, str, str]) -> None:
+    dao, *_ = told
     for path in ("/", "/releases/1"):
         said = words(dao.page(path))
         assert "CBE-COMMERCIAL AND CC0 : the strictest of what went in holds for the whole." in said
@@ -109,8 +118,8 @@ def test_the_swatches_stand_beside_the_words_they_were_drawn_from(dao: Dao) -> N
     assert "Words that call it up" in page and "<q>head</q>" in page
 
 
-def test_a_sheet_that_is_not_divided_as_the_captions_are_is_shown_as_it_is(dao: Dao) -> None:
-    published(dao)
+def test_a_sheet_that_is_not_divided_as_the_captions_are_is_shown_as_it_is(told: tuple[Dao, str, str]) -> None:
+    dao, *_ = told
     page = dao.page()
     assert "column-1" not in page
     assert "Drawn from, left to right:" in page and "<li>head 2</li>" in page
@@ -151,7 +160,8 @@ def test_releases_that_share_no_words_are_shown_below_each_other(dao: Dao) -> No
     assert page.count("Sample sheet of release") == 4
 
 
-def test_what_is_not_there_is_told_to_a_person_on_a_page(dao: Dao) -> None:
+def test_what_is_not_there_is_told_to_a_person_on_a_page(told: tuple[Dao, str, str]) -> None:
+    dao, *_ = told
     for path in ("/releases/7", "/releases/compare?a=1&b=9", "/rounds/none", "/rules/" + "0" * 64 + ".json"):
         answer = dao.client.get(path)
         assert answer.status_code == 404 and "It is not here" in answer.text, path
@@ -175,8 +185,8 @@ def test_a_round_says_who_contributed_and_who_did_not_and_why(dao: Dao) -> None:
     assert "Round 1 training" in words(dao.page("/rounds"))
 
 
-def test_a_round_that_led_to_a_release_links_to_it(dao: Dao) -> None:
-    published(dao)
+def test_a_round_that_led_to_a_release_links_to_it(told: tuple[Dao, str, str]) -> None:
+    dao, *_ = told
     page = dao.page("/rounds")
     (path,) = re.findall(r'<a href="(/rounds/\w+)">', page)
     assert 'href="/releases/1"' in dao.page(path)
@@ -203,8 +213,8 @@ def test_the_part_that_tells_of_progress_asks_for_itself_until_the_round_has_end
 # Exclusions and rules -------------------------------------------------------------------------------------------------
 
 
-def test_what_was_left_out_can_be_asked_for_by_collection_and_by_token(dao: Dao) -> None:
-    published(dao)
+def test_what_was_left_out_can_be_asked_for_by_collection_and_by_token(told: tuple[Dao, str, str]) -> None:
+    dao, *_ = told
     assert "Personal Nouns #7 #8" in dao.page("/left-out?collection=Personal+Nouns")
     assert "Nothing of that was left out" in dao.page("/left-out?collection=Nouns")
     one = dao.page("/left-out?token=7")
@@ -217,7 +227,8 @@ def test_before_the_first_round_nothing_had_to_stay_out(dao: Dao) -> None:
     assert "So far nothing had to stay out." in dao.page("/left-out")
 
 
-def test_the_rules_are_told_in_words_and_as_the_bytes_that_were_hashed(dao: Dao) -> None:
+def test_the_rules_are_told_in_words_and_as_the_bytes_that_were_hashed(told: tuple[Dao, str, str]) -> None:
+    dao, *_ = told
     page = dao.page("/rules")
     said = words(page)
     assert "CC0" in said and "nouns.wtf says so" in said
