@@ -23,6 +23,8 @@ from protocol.sign_in import sign_in_message
 TIMEOUT = (5.0, 60.0)
 """Seconds to connect, and between two pieces of an answer."""
 MAX_ANSWER = 16 << 20
+MAX_PIECES = 1000
+"""Of one list."""
 
 
 class _Answer(BaseModel):
@@ -184,11 +186,11 @@ class CoordinatorApi:
 
     def rounds(self) -> list[Round]:
         """All rounds, newest first."""
-        return [_read(Round, entry) for entry in self._get("rounds")]
+        return [_read(Round, entry) for entry in self._list("rounds")]
 
     def releases(self) -> list[Release]:
         """All releases, newest first."""
-        return [_read(Release, entry) for entry in self._get("releases")]
+        return [_read(Release, entry) for entry in self._list("releases")]
 
     def grant(self, grant_id: str) -> Grant:
         """A grant that the coordinator has; NotFound when there is none with this id."""
@@ -206,12 +208,23 @@ class CoordinatorApi:
         return None if removal is None else str(removal)
 
     def _get(self, path: str) -> Any:
-        return self._call("GET", path, None)
+        return self._call("GET", path)[0]
+
+    def _list(self, path: str) -> Iterator[Any]:
+        """A list that comes in pieces, each of which links to the next."""
+        query: str | None = ""
+        for _ in range(MAX_PIECES):
+            piece, query = self._call("GET", f"{path}?{query}" if query else path)
+            yield from piece
+            if not query:
+                return
+        raise Unreachable(f"The coordinator's {path} do not end.", "Tell the DAO.")
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
-        return self._call("POST", path, body)
+        return self._call("POST", path, body)[0]
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[Any, str]:
+        """The answer, and the query of the next piece of it; nothing else of a link is followed."""
         url = f"{self.url}/api/v1/{path}"
         try:
             with self._session.request(
@@ -230,7 +243,7 @@ class CoordinatorApi:
             ) from error
         if response.status_code not in (200, 201):
             raise problem_of(response.status_code, answer)
-        return answer
+        return answer, urlsplit(response.links.get("next", {}).get("url", "")).query
 
 
 def _read(model: type[Model], answer: Any) -> Model:

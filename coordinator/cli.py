@@ -27,6 +27,7 @@ from typer.core import TyperGroup
 
 from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
+from coordinator.database_commands import database_app
 from coordinator.flower.superlink import SuperLinkProcess
 from coordinator.orders import admin_and_end, call, read_order, signed_here, write_order
 from coordinator.policy_commands import policy_app
@@ -69,6 +70,7 @@ app.add_typer(round_app, name="round")
 app.add_typer(contribution_app, name="contribution")
 app.add_typer(policy_app, name="policy")
 app.add_typer(webhook_app, name="webhook")
+app.add_typer(database_app, name="database")
 app.command()(rewards)
 app.command()(announce)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError
+from limits import parse_many
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from contracts_abi.names import REGISTRY as ENS_REGISTRY
@@ -16,6 +17,16 @@ from protocol.policy import Policy, parse_policy
 
 ENVIRONMENT_PREFIX = "COTERIE_COORDINATOR_"
 Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _rate(text: str) -> str:
+    """Raises ValueError when it is no limit."""
+    if text:
+        parse_many(text)
+    return text
+
+
+Rate = Annotated[str, AfterValidator(_rate)]
 
 
 class CoordinatorSettings(BaseSettings):
@@ -59,8 +70,8 @@ class CoordinatorSettings(BaseSettings):
     """Gateways that are to serve every release; they are looked at, not written to."""
     pin_check_minutes: Annotated[float, Field(gt=0)] = 360.0
     """How often every release is looked at everywhere, and put back where it was lost."""
-    database_url: str = ""
-    """SQLAlchemy URL; a SQLite file in the data folder when left empty."""
+    database_url: SecretStr = SecretStr("")
+    """postgresql://user:password@host/database, or another SQLite file; one in the data folder when left empty."""
     scoring_timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
     """How long the members have to score; then the scores that are there decide, if there is one."""
     webhooks: Path | None = None
@@ -80,6 +91,20 @@ class CoordinatorSettings(BaseSettings):
     """How long a nonce is good, and how old a sign-in message may be."""
     proxies: Annotated[int, Field(ge=0)] = 0
     """Reverse proxies in front, each of which adds its caller's address to X-Forwarded-For."""
+    limit_reads: Rate = "3000/minute"
+    """What one source may ask of pages and public lists, as 20/second;1000/hour. Empty: as much as it likes."""
+    limit_files: Rate = "6000/minute"
+    """Of releases' files and blocks."""
+    limit_sign_in: Rate = "120/minute"
+    """Nonces and sign-ins; one sign-in takes two."""
+    limit_machines: Rate = "120/minute"
+    """What machines without a wallet ask and poll."""
+    limit_acts: Rate = "120/minute"
+    """Grants, orders, and whatever else changes something."""
+    limit_streams: Rate = "120/minute"
+    """Event streams that are opened."""
+    limit_storage: str = "memory://"
+    """Where requests are counted: in each web process, or in one place for all, as redis://host:6379."""
 
     @classmethod
     def settings_customise_sources(
@@ -131,7 +156,7 @@ class CoordinatorSettings(BaseSettings):
     @property
     def database(self) -> str:
         """The SQLAlchemy URL."""
-        return self.database_url or f"sqlite:///{self.data.resolve() / 'coordinator.sqlite'}"
+        return self.database_url.get_secret_value() or f"sqlite:///{self.data.resolve() / 'coordinator.sqlite'}"
 
     @property
     def contributions(self) -> Path:

@@ -1,38 +1,54 @@
 """The coordinator's memory: typed tables, and two ways in, to read and to write.
 
-A writing session takes the write lock at its beginning, so what it read first still holds when it commits:
+A writing session takes the write lock before it reads, so what it read first still holds when it commits:
 one transaction is one transition. Documents are kept as the canonical JSON that was hashed or signed. Times
-are Unix seconds. Nothing in the tables is peculiar to SQLite.
+are Unix seconds. The tables are the same on SQLite and on PostgreSQL; text is ordered by its bytes on both, because
+orders go into hashes. A change of a table needs a revision in coordinator/migrations/versions.
 """
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+import structlog
 from sqlalchemy import (
     BigInteger,
-    Connection,
-    Engine,
+    Dialect,
     ForeignKey,
     Integer,
     LargeBinary,
     Text,
+    TypeDecorator,
     UniqueConstraint,
-    create_engine,
-    event,
-    inspect,
 )
-from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.types import TypeEngine
 
-from protocol.errors import BadInput
+from coordinator.engines import opened, place, telling
+from coordinator.lease import TRY_SECONDS, Lease
+from coordinator.schema import Standing, require_newest, standing, upgrade
+
+log = structlog.get_logger(__name__)
+
+
+class Words(TypeDecorator[str]):
+    """Text of any length, ordered by its bytes. PostgreSQL keeps no zero byte in it, so SQLite keeps none either."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return Text(collation="C" if dialect.name == "postgresql" else None)
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return value.replace("\0", "\ufffd") if value and "\0" in value else value
 
 
 class Base(DeclarativeBase):
-    """Text is unbounded, integers are 64 bits wide."""
+    """Integers are 64 bits wide."""
 
-    type_annotation_map = {str: Text(), int: BigInteger(), bytes: LargeBinary()}  # noqa: RUF012
+    type_annotation_map = {str: Words(), int: BigInteger(), bytes: LargeBinary()}  # noqa: RUF012
 
 
 class NonceRow(Base):
@@ -41,7 +57,7 @@ class NonceRow(Base):
     __tablename__ = "nonces"
 
     value: Mapped[str] = mapped_column(primary_key=True)
-    expires: Mapped[int]
+    expires: Mapped[int] = mapped_column(index=True)
     used: Mapped[bool] = mapped_column(default=False)
 
 
@@ -51,7 +67,7 @@ class SessionRow(Base):
     __tablename__ = "sessions"
 
     token_sha256: Mapped[str] = mapped_column(primary_key=True)
-    wallet: Mapped[str]
+    wallet: Mapped[str] = mapped_column(index=True)
     expires: Mapped[int]
 
 
@@ -108,7 +124,7 @@ class RoundGrantRow(Base):
     __tablename__ = "round_grants"
 
     round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"), primary_key=True)
-    grant_id: Mapped[str] = mapped_column(ForeignKey("grants.grant_id"), primary_key=True)
+    grant_id: Mapped[str] = mapped_column(ForeignKey("grants.grant_id"), primary_key=True, index=True)
     expected: Mapped[bool]
     """Whether the worker waits for it: it has enough admitted tokens and has not declined."""
     reason: Mapped[str | None]
@@ -134,7 +150,7 @@ class ContributionRow(Base):
     contribution_id: Mapped[str] = mapped_column(primary_key=True)
     round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"), index=True)
     grant_id: Mapped[str] = mapped_column(ForeignKey("grants.grant_id"), index=True)
-    member: Mapped[str]
+    member: Mapped[str] = mapped_column(index=True)
     header: Mapped[str]
     signature: Mapped[str]
     size: Mapped[int]
@@ -289,6 +305,20 @@ class LinkedWalletRow(Base):
     linked_at: Mapped[int]
 
 
+class AnswerRow(Base):
+    """What an act was answered that was asked for with a key, so that it is not done again. ``answer`` is JSON."""
+
+    __tablename__ = "answers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    """Hash of the key with the route and the wallet that it came from."""
+    asked: Mapped[str]
+    """Hash of the body."""
+    answer: Mapped[str | None]
+    """None while it is being done."""
+    at: Mapped[int] = mapped_column(index=True)
+
+
 # Programs that are told what happens ----------------------------------------------------------------------------------
 
 
@@ -313,59 +343,105 @@ class Database:
     """One engine, safe to share between the threads of a process."""
 
     def __init__(self, url: str) -> None:
-        """Open the database and make what tables it lacks.
+        """Open the database; an empty one gets its tables.
 
         Raises:
-            BadInput: it was made by an older version, whose tables lack columns of today's.
+            BadInput: it was made by another version, or ``url`` is no address of a database.
+            Unreachable: it does not answer.
         """
-        if (file := make_url(url).database) and url.startswith("sqlite"):
-            Path(file).parent.mkdir(parents=True, exist_ok=True)
-        self._engine = create_engine(url)
-        if self._engine.dialect.name == "sqlite":
-            _settle_sqlite(self._engine)
-        self._read = sessionmaker(self._engine)
+        self._place = place(url)
+        self._engine = opened(self._place)
+        moment = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True} if self.is_shared else {}
+        self._read = sessionmaker(self._engine.execution_options(**moment))
         self._write = sessionmaker(self._engine.execution_options(writes=True), expire_on_commit=False)
+        self._lease: Lease | None = None
         with self.writing() as session:
-            Base.metadata.create_all(session.connection())
-            _require_columns(session.connection())
+            require_newest(session.connection(), Base.metadata)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether processes on several machines may have it open: a server's, not a file."""
+        return self._engine.dialect.name == "postgresql"
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """One consistent look."""
-        with self._read() as session:
+        """One consistent look. Raises Unreachable when the database does not answer."""
+        with telling(self._place), self._read() as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """One transaction under the write lock: committed at the end of the block, undone on an exception."""
-        with self._write.begin() as session:
+        """One transaction under the write lock: committed at the end of the block, undone on an exception.
+
+        Raises:
+            Unreachable: the database does not answer, or another has had the lock for long.
+            Conflict: the object had the worker's lease and has lost it.
+        """
+        with telling(self._place), self._write.begin() as session:
+            if self._lease:
+                self._lease.require(session)
             yield session
+
+    @contextmanager
+    def leased(self, stop: threading.Event) -> Iterator[Callable[[], bool]]:
+        """Wait until this is the only worker of the database; yields the question whether it still is.
+
+        From then on this object writes only while it has the lease. A file has none: it is on one machine, where the
+        kernel's lock on the data folder does.
+        """
+        if not self.is_shared:
+            yield lambda: True
+            return
+        with telling(self._place):
+            lease = Lease(self._engine)
+        try:
+            yield lease.held if self._took(lease, stop) else lambda: False
+        finally:
+            lease.close()
 
     def close(self) -> None:
         self._engine.dispose()
 
+    def _took(self, lease: Lease, stop: threading.Event) -> bool:
+        """False where ``stop`` came first."""
+        waits = False
+        with telling(self._place):
+            while not lease.take():
+                if not waits:
+                    log.info("another worker has this database; this one stands by")
+                waits = True
+                if stop.wait(TRY_SECONDS):
+                    return False
+        self._lease = lease
+        log.info("this is the one worker of the database")
+        return True
 
-def _require_columns(connection: Connection) -> None:
-    known = inspect(connection)
-    for table in Base.metadata.sorted_tables:
-        there = {column["name"] for column in known.get_columns(table.name)}
-        if missing := sorted({column.name for column in table.columns} - there):
-            raise BadInput(
-                f"The database was made by an older version: {table.name} has no {missing[0]}.",
-                "Move it away, or go back to the version that made it.",
-            )
+
+def upgrade_database(url: str) -> Standing:
+    """Bring a database to the newest revision in one transaction; how it stood before.
+
+    Raises:
+        BadInput: there is no way from its version to this one.
+        Unreachable: it does not answer.
+    """
+    at = place(url)
+    engine = opened(at, alters=True)
+    try:
+        with telling(at), engine.execution_options(writes=True).begin() as connection:
+            before = upgrade(connection)
+            if engine.dialect.name == "sqlite" and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+                raise AssertionError("the upgrade would leave rows that refer to none")
+            return before
+    finally:
+        engine.dispose()
 
 
-def _settle_sqlite(engine: Engine) -> None:
-    """WAL, so that readers never wait; FULL, so that what is acknowledged survives a power cut."""
-
-    @event.listens_for(engine, "connect")
-    def _(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver opens no transactions of its own
-        for pragma in ("busy_timeout=15000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _(connection: Any) -> None:
-        writes = connection.get_execution_options().get("writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def database_standing(url: str) -> Standing:
+    """Which revision a database is at. Raises Unreachable when it does not answer."""
+    at = place(url)
+    engine = opened(at)
+    try:
+        with telling(at), engine.connect() as connection:
+            return standing(connection)
+    finally:
+        engine.dispose()

@@ -5,6 +5,7 @@ import os
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from eth_account import Account
@@ -72,7 +73,16 @@ def signed_here(order: Signable) -> str:
 
 
 def call(settings: CoordinatorSettings, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """The coordinator's answer; its problem as an error of ours."""
+    """The coordinator's answer, a list whole; its problem as an error of ours."""
+    answer, following = _called(settings, method, path, body)
+    while following:
+        piece, following = _called(settings, method, f"{path}?{following}", None)
+        answer += piece
+    return answer
+
+
+def _called(settings: CoordinatorSettings, method: str, path: str, body: dict[str, Any] | None) -> tuple[Any, str]:
+    """One answer, and the query of the next piece of it."""
     url = f"{settings.public_uri}/api/v1/{path}"
     try:
         response = requests.request(method, url, json=body, timeout=60)
@@ -82,7 +92,7 @@ def call(settings: CoordinatorSettings, method: str, path: str, body: dict[str, 
     if not response.ok:
         kind = next((k for k in CoterieError.__subclasses__() if k.code == answer.get("code")), CoterieError)
         raise kind(str(answer.get("detail", response.status_code)), str(answer.get("hint", "")))
-    return answer
+    return answer, urlsplit(response.links.get("next", {}).get("url", "")).query
 
 
 def _key() -> str:

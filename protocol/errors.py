@@ -59,6 +59,13 @@ class Conflict(CoterieError):
     status = 409
 
 
+class KeyReused(CoterieError):
+    """A key that keeps an act from being done twice came with another act than before."""
+
+    code = "key-reused"
+    status = 422
+
+
 class TooMany(CoterieError):
     """Asked more often than one may."""
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
+from postgres_parts import Postgres, kept_on, running_postgres
 from web3.contract import Contract
 
 from contracts_abi.model import Snapshot, Token
@@ -66,6 +67,27 @@ def chain() -> Iterator[Chain]:
     """The chain that the tests share."""
     with new_chain() as shared:
         yield shared
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """The PostgreSQL that the tests share; each has databases of its own in it."""
+    with running_postgres() as shared:
+        yield shared
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def each_database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The test runs twice: with files, then with databases of a real server; its kind.
+
+    So do the settings that it loads, and what it opens at ``postgres_parts.database_in``.
+    """
+    if request.param == "sqlite":
+        yield request.param
+        return
+    with kept_on(request.getfixturevalue("postgres")) as url:
+        monkeypatch.setenv("COTERIE_COORDINATOR_DATABASE_URL", url)
+        yield request.param
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from eth_account import Account
+from postgres_parts import database_in
 from round_parts import PLAN, write_small_base
 
 from client.node import secret as member_side
@@ -76,7 +77,7 @@ class PrivateRound:
     members: list[Member] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.database = Database(f"sqlite:///{self.folder}/coterie.sqlite")
+        self.database = Database(database_in(self.folder))
         contributions = self.folder / "contributions"
         self.ledger = Ledger(self.database, self.policy, contributions, 60.0, lambda: self.now)
         self.secret = SecretSums(self.database, self.policy, contributions, lambda: self.now)

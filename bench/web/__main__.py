@@ -23,6 +23,8 @@ from coordinator.rounds import events
 PAGE_P95_MS, SIGN_INS_EACH_SECOND = 50.0, 50.0
 EVENTS_EACH_SECOND = 1.0
 """As in a round at its liveliest: somebody contributes every second."""
+UNLIMITED = {f"limit_{kind}": "1000000/minute" for kind in ("reads", "files", "sign_in", "streams")}
+"""The whole crowd has one address here."""
 
 
 def main() -> None:
@@ -41,7 +43,9 @@ def main() -> None:
     told = parser.parse_args()
     size = Size(told.members, told.releases, told.contributors)
     with tempfile.TemporaryDirectory() as folder:
-        file = prepared(Path(folder) / "dao", {"streams": told.listeners + 12, "streams_each": told.listeners})
+        file = prepared(
+            Path(folder) / "dao", {"streams": told.listeners + 12, "streams_each": told.listeners, **UNLIMITED}
+        )
         settings = CoordinatorSettings.load(file)
         database = _filled(settings, Path(folder), size)
         with served(file) as server:

@@ -62,9 +62,12 @@ class Pinning:
         self._thread.start()
 
     def step(self) -> None:
-        """Everything that is due, once."""
-        for cid, place in self._due():
-            self._settle(cid, self._places[place])
+        """Everything that is due, once; less where the database does not answer, or is another worker's by now."""
+        try:
+            for cid, place in self._due():
+                self._settle(cid, self._places[place])
+        except CoterieError as error:
+            log.warning("pinning rests", reason=str(error))
 
     def _due(self) -> list[tuple[str, str]]:
         """(release, place), the newest release first; rows are made for what is new."""

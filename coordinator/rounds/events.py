@@ -53,5 +53,17 @@ def newest(session: Session) -> int:
     return session.scalar(select(func.max(EventRow.number))) or 0
 
 
+def checked(session: Session) -> tuple[int, int | None]:
+    """How many lines the log has up to the first that does not follow, and the number of that; None: it is whole."""
+    previous, number = GENESIS, 0
+    for row in session.scalars(select(EventRow).order_by(EventRow.number).execution_options(yield_per=500)):
+        body = row.body.encode()
+        links = row.number == number + 1 and row.previous == previous and row.hash == chained(previous, body)
+        if not links or _BODY.validate_json(body).get("number") != row.number:
+            return number, row.number
+        previous, number = row.hash, row.number
+    return number, None
+
+
 def _event(row: EventRow) -> Event:
     return Event(row.number, row.previous, row.hash, _BODY.validate_json(row.body))

@@ -62,6 +62,7 @@ from coordinator.rounds.transitions import (
     RoundState,
     Standing,
     Step,
+    next_step,
     require_allowed,
 )
 from coordinator.watching.lapses import Lapse, Watched
@@ -459,10 +460,24 @@ class Ledger:
         with self._database.reading() as session:
             return self._standing(session, round_row(session, round_id))
 
-    def move(self, round_id: str, step: Step) -> None:
-        """Raises Conflict when the round is not in a state that goes there."""
+    def take_step(self, round_id: str) -> Step | None:
+        """Take the step that is due, if one is; it is decided again in the transaction that takes it."""
+        if next_step(self.standing(round_id)) is None:
+            return None
         with self._database.writing() as session:
-            self._move(session, round_row(session, round_id), step)
+            row = round_row(session, round_id)
+            step = next_step(self._standing(session, row))
+            if step:
+                self._move(session, row, step)
+            return step
+
+    def move(self, round_id: str, step: Step, leaving: RoundState | None = None) -> None:
+        """Raises Conflict when the round is not in a state that goes there, or not in ``leaving`` any more."""
+        with self._database.writing() as session:
+            row = round_row(session, round_id)
+            if leaving is not None and row.state != leaving:
+                raise Conflict(f"Round {round_id} is {row.state} by now.")
+            self._move(session, row, step)
 
     def set_run(self, round_id: str, run_id: str) -> None:
         """Note which Flower run carries the round."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
+from typing import IO, Protocol
 
 import structlog
 
@@ -18,6 +18,7 @@ from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
 from coordinator.eligibility.policies import kept
 from coordinator.eligibility.verdicts import opening_verdicts, take_snapshot
+from coordinator.lease import TRY_SECONDS
 from coordinator.releases.build import MANIFEST, ReleaseDraft, build, published_files
 from coordinator.releases.signing import make_key
 from coordinator.releases.store import CarStore
@@ -27,7 +28,7 @@ from coordinator.rounds.checks import adapted_layers, fixed_factors
 from coordinator.rounds.ledger import Ledger, LiveContribution, RoundFacts
 from coordinator.rounds.merging import MergeOrder, Ordered, merge_in_child
 from coordinator.rounds.secret import SecretSums
-from coordinator.rounds.transitions import RoundState, Step, next_step
+from coordinator.rounds.transitions import RoundState, Step
 from coordinator.watching.forks import Forks
 from coordinator.watching.watcher import Watcher
 from coordinator.webhooks.delivery import Webhooks
@@ -35,7 +36,7 @@ from coordinator.webhooks.hooks import load_hooks
 from coordinator.wiring import ledger_of, pinning_of, secret_sums_of, sources_of
 from protocol.adapter import load_adapter
 from protocol.contribution import CandidateName, ScoreReport
-from protocol.errors import BadInput, Conflict, CoterieError, NotAllowed
+from protocol.errors import BadInput, Conflict, CoterieError, NotAllowed, Unreachable
 from protocol.grant import RoundPlan
 from protocol.manifest import BaseReference, GainScore, Manifest, MergedContribution
 from protocol.modes import Mode
@@ -62,13 +63,13 @@ class Runs(Protocol):
 
 
 class Worker:
-    """One for each data folder."""
+    """One for each data folder and database; where the database is shared between machines, others stand by."""
 
     def __init__(self, settings: CoordinatorSettings, runs: Callable[[], Runs]) -> None:
         """``runs`` reaches the SuperLink, or raises Unreachable while there is none."""
         self._settings = settings
         self._runs = runs
-        database = Database(settings.database)
+        self._database = database = Database(settings.database)
         self._ledger: Ledger = ledger_of(settings, database)
         self._secret: SecretSums = secret_sums_of(settings, database)
         self._store = CarStore(settings.store)
@@ -82,10 +83,25 @@ class Worker:
         self._resting: dict[str, float] = {}
 
     def run(self, stop: threading.Event) -> None:
-        """Until ``stop`` is set. Raises Conflict when another worker has the data folder."""
-        with self._alone(), self._webhooks.running():
-            make_key(self._settings.credentials)  # so that readers can be told of it before they need it
-            while not stop.is_set():
+        """Until ``stop`` is set. With a shared database it stands by while another worker is at work.
+
+        Raises:
+            Conflict: another worker has the data folder, and the database is a file.
+        """
+        while not stop.is_set():
+            try:
+                with self._database.leased(stop) as is_ours, self._alone(stop):
+                    self._work(stop, is_ours)
+            except Unreachable as error:
+                log.warning("the worker rests", reason=str(error))
+                stop.wait(REST_SECONDS)
+
+    def _work(self, stop: threading.Event, is_ours: Callable[[], bool]) -> None:
+        if stop.is_set():
+            return
+        make_key(self._settings.credentials)  # so that readers can be told of it before they need it
+        with self._webhooks.running():
+            while not stop.is_set() and is_ours():
                 self.tick()
                 stop.wait(self._settings.poll_seconds)
 
@@ -109,9 +125,7 @@ class Worker:
         """Do what is due of one round, until it waits for something."""
         self._begin(self._ledger.facts(round_id))
         while True:
-            step = next_step(self._ledger.standing(round_id))
-            if step:
-                self._ledger.move(round_id, step)
+            if step := self._ledger.take_step(round_id):
                 log.info("round", round_id=round_id, state=step.to, reason=step.reason)
                 continue
             facts = self._ledger.facts(round_id)
@@ -134,7 +148,7 @@ class Worker:
         try:
             kept = self._candidates(facts, live)
         except (BadInput, Conflict, NotAllowed) as error:
-            self._ledger.move(facts.round_id, Step(RoundState.FAILED, f"The merge failed: {error.message}"))
+            self._fail(facts, f"The merge failed: {error.message}")
             return
         self._ledger.set_candidates(facts.round_id, [one.contribution_id for one in live], kept)
         log.info("merged", round_id=facts.round_id, contributions=len(live), candidates=kept)
@@ -177,7 +191,7 @@ class Worker:
         try:
             manifest = self._build(facts)
         except Conflict as clash:
-            self._ledger.move(facts.round_id, Step(RoundState.FAILED, clash.message))
+            self._fail(facts, clash.message)
             return
         cid = self._store.put({name: folder / name for name in (MANIFEST, *manifest.names)})
         self._store.verify(cid)
@@ -187,7 +201,7 @@ class Worker:
             log.info("not published", round_id=facts.round_id, reason=change.message)
             return
         except NotAllowed as spent:
-            self._ledger.move(facts.round_id, Step(RoundState.FAILED, spent.message))
+            self._fail(facts, spent.message)
             return
         log.info("published", round_id=facts.round_id, cid=str(cid))
 
@@ -227,6 +241,9 @@ class Worker:
         merged = replace(source.merged, adapter=dict(made.adapter(chosen)))
         return build(draft, merged, settings.base, settings.releases / facts.round_id)
 
+    def _fail(self, facts: RoundFacts, reason: str) -> None:
+        self._ledger.move(facts.round_id, Step(RoundState.FAILED, reason), leaving=facts.state)
+
     def _keep_running(self, facts: RoundFacts) -> None:
         """A round that needs its nodes has a Flower run; one that ended early is started again."""
         if self._run_checked.get(facts.round_id, 0.0) > time.monotonic():
@@ -239,16 +256,28 @@ class Worker:
         self._run_checked[facts.round_id] = time.monotonic() + RUN_CHECK_SECONDS
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """The lock is the kernel's: it ends with the process, however that ends."""
+    def _alone(self, stop: threading.Event) -> Iterator[None]:
+        """The lock is the kernel's: it ends with the process, however that ends.
+
+        Who has lost the lease of a shared database may have the folder for a while yet, and is waited for.
+        """
         file = self._settings.data / "worker.lock"
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("w") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Conflict(f"Another worker has {self._settings.data}.", "Run one worker a data folder.") from error
+            while not _locked(held):
+                if not self._database.is_shared:
+                    raise Conflict(f"Another worker has {self._settings.data}.", "Run one worker a data folder.")
+                if stop.wait(TRY_SECONDS):
+                    break
             yield
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _ordered(one: LiveContribution) -> Ordered:

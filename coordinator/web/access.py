@@ -8,9 +8,9 @@ route with every kind of caller.
 from collections.abc import Mapping
 from enum import StrEnum
 
-from flask import Flask, request
+from flask import Flask, g, request
 
-from coordinator.web.requests import signed_in
+from coordinator.web.requests import require_no_other_site, route_of, signed_in
 from coordinator.web.service import service
 
 
@@ -31,6 +31,9 @@ class Who(StrEnum):
 
 SESSIONS = frozenset({Who.MEMBER, Who.OWNER, Who.ADMIN})
 """Those who come with a session."""
+
+ONCE = frozenset({Who.OWNER, Who.MEMBER_ORDER, Who.ADMIN_ORDER, Who.NODE})
+"""Whose acts are done once where they come with an Idempotency-Key: grants and orders."""
 
 WHO: Mapping[str, Who] = {
     # app.py
@@ -103,12 +106,14 @@ def guard(app: Flask) -> None:
 
 
 _AUTOMATIC = {"HEAD", "OPTIONS"}
+_SAFE = {"GET", *_AUTOMATIC}
 
 
 def _admit() -> None:
-    """Raises NotSignedIn, or NotAllowed when another site's page sent the cookie."""
-    if request.url_rule is None or request.method == "OPTIONS":
-        return
-    method = "GET" if request.method == "HEAD" else request.method
-    if WHO[f"{method} {request.url_rule.rule}"] in SESSIONS:
-        signed_in(service())
+    """Raises NotAllowed when another site's page asks for an act, NotSignedIn when a session is needed."""
+    here = service()
+    g.pop("wallet", None)  # where an outer context outlives requests, it is not to outlive this one
+    if request.method not in _SAFE:
+        require_no_other_site(here)
+    if WHO.get(route_of()) in SESSIONS:
+        signed_in(here)

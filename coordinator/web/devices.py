@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from flask import Blueprint, Response, jsonify, render_template, request
-from pydantic import BaseModel, Field
+from flask import Blueprint, render_template, request
+from pydantic import Field, RootModel
 
 from contracts_abi.model import Address, Snapshot, Token
 from coordinator.eligibility.verdicts import take_snapshot, verdicts_for
 from coordinator.identity import devices as rules
 from coordinator.identity import grants
 from coordinator.identity.devices import Device
-from coordinator.web.api import give_grant
-from coordinator.web.requests import body_of, require_own_page, signed_in
+from coordinator.web.api import GivenGrant, stored_grant
+from coordinator.web.openapi import Answer, Request, Routes
+from coordinator.web.requests import require_own_page, signed_in
 from coordinator.web.service import Service, service
 from protocol import node_key
 from protocol.errors import BadInput, ContributionRefused, CoterieError, NotAllowed, NotFound, NotSignedIn
@@ -22,24 +23,25 @@ from protocol.policy import Verdict
 from protocol.typed_data import json_for_wallets
 
 DAY_SECONDS = 24 * 3600
-devices = Blueprint("devices", __name__)
+devices = Routes("devices", __name__, tag="Machines")
+device_pages = Blueprint("device_pages", __name__)
 
 
-class DeviceRequest(BaseModel):
+class DeviceRequest(Request):
     node_key: Annotated[str, Field(pattern=r"^0[23][0-9a-f]{96}$")]
     name: str
 
 
-class RetireRequest(BaseModel):
+class RetireRequest(Request):
     retire_key: node_key.RetireKey
     signature: str
 
 
-class PollRequest(BaseModel):
+class PollRequest(Request):
     device_code: str
 
 
-class CodeRequest(BaseModel):
+class CodeRequest(Request):
     user_code: str
 
 
@@ -50,6 +52,52 @@ class ProposalRequest(CodeRequest):
 
 class GrantForDevice(CodeRequest):
     grant: Grant
+    signature: str
+
+
+class WaitingDevice(Answer):
+    """RFC 8628: the secret to poll with, and what a person needs to answer in a browser."""
+
+    device_code: str
+    user_code: str
+    verification_uri: str
+    verification_uri_complete: str
+    expires_in: int
+    """Seconds."""
+    interval: int
+    """Seconds between two polls."""
+
+
+class Unanswered(Answer):
+    state: str
+    """pending, slow_down, denied or expired."""
+    interval: int
+
+
+class Answered(Answer):
+    state: Literal["done"]
+    interval: int
+    grant: Grant
+    signature: str
+
+
+class PollAnswer(RootModel[Answered | Unanswered]):
+    pass
+
+
+class RetiredKey(Answer):
+    retired: str
+
+
+class Proposal(Answer):
+    """A grant to sign, and its EIP-712 document as wallets take it."""
+
+    grant: Grant
+    typed_data: str
+
+
+class Denial(Answer):
+    state: Literal["denied"] = "denied"
 
 
 @dataclass(frozen=True)
@@ -81,45 +129,47 @@ class Mine:
 # The machine's side ---------------------------------------------------------------------------------------------------
 
 
-@devices.post("/api/v1/devices")
-def ask() -> tuple[Response, int]:
-    here, asked = service(), body_of(DeviceRequest)
-    node_key.public_pem(asked.node_key)  # refuses what is no point of the curve
+@devices.post("/api/v1/devices", status=201)
+def ask(body: DeviceRequest) -> WaitingDevice:
+    """A machine asks for a grant to its node key."""
+    here = service()
+    node_key.public_pem(body.node_key)  # refuses what is no point of the curve
     with here.database.writing() as session:
-        secret, device = rules.open_device(session, asked.node_key, asked.name, _source(), here.now())
+        secret, device = rules.open_device(session, body.node_key, body.name, _source(), here.now())
     link = f"{here.settings.public_uri}/device"
-    return jsonify(
+    return WaitingDevice(
         device_code=secret,
         user_code=device.shown_code,
         verification_uri=link,
         verification_uri_complete=f"{link}?code={device.shown_code}",
         expires_in=device.expires - here.now(),
         interval=device.interval,
-    ), 201
+    )
 
 
 @devices.post("/api/v1/devices/poll")
-def poll() -> Response:
-    here, asked = service(), body_of(PollRequest)
+def poll(body: PollRequest) -> PollAnswer:
+    """Whether the person has answered; the grant and its signature where it has been given."""
+    here = service()
     with here.database.writing() as session:
-        told, grant_id = rules.poll(session, asked.device_code, here.now())
+        told, grant_id = rules.poll(session, body.device_code, here.now())
         if grant_id is None:
-            return jsonify(state=told.state, interval=told.interval)
+            return PollAnswer(Unanswered(state=told.state, interval=told.interval))
         grant, row = grants.granted(session, grant_id)
-        return jsonify(
-            state=told.state, interval=told.interval, grant=grant.model_dump(mode="json"), signature=row.signature
-        )
+        return PollAnswer(Answered(state="done", interval=told.interval, grant=grant, signature=row.signature))
 
 
 @devices.post("/api/v1/node-keys/retire")
-def retire() -> Response:
-    """The old key's own signature is the authorisation, and a newer grant, which the wallet has signed."""
-    here, asked = service(), body_of(RetireRequest)
-    order = asked.retire_key
+def retire(body: RetireRequest) -> RetiredKey:
+    """Shut an old node key out for good.
+
+    Its own signature is the authorisation, and a newer grant, which the wallet has signed.
+    """
+    here, order = service(), body.retire_key
     if order.dao != here.policy.dao:
         raise NotAllowed(f"The order is for another DAO: {order.dao}, not {here.policy.dao}.", "Sign it for this one.")
     try:
-        node_key.verify(order.old, order.canonical(), asked.signature)
+        node_key.verify(order.old, order.canonical(), body.signature)
     except ContributionRefused as error:
         raise NotAllowed(
             "The order is not signed with the old node key.", "Sign it on the machine that has it."
@@ -127,52 +177,54 @@ def retire() -> Response:
     with here.database.reading() as session:
         node_id = grants.require_replaced_key(session, order.old, order.new, here.now())
     here.unregister_node(node_id)
-    return jsonify(retired=order.old)
+    return RetiredKey(retired=order.old)
 
 
 # The person's side ----------------------------------------------------------------------------------------------------
 
 
 @devices.post("/api/v1/devices/proposal")
-def propose() -> Response:
-    here, asked = service(), body_of(ProposalRequest)
+def propose(body: ProposalRequest) -> Proposal:
+    """The grant to sign for a machine that waits, on chosen tokens of the session's wallet."""
+    here = service()
     mine = _mine(here, signed_in(here))
-    device = _pending(here, asked.user_code)
-    if asked.days not in rules.DAYS:
+    device = _pending(here, body.user_code)
+    if body.days not in rules.DAYS:
         raise BadInput(f"A grant lasts {', '.join(map(str, rules.DAYS))} days.", "Choose one of these.")
     verdicts = {verdict.token: verdict for verdict in mine.verdicts}
-    if other := next((token for token in asked.tokens if token not in verdicts), None):
+    if other := next((token for token in body.tokens if token not in verdicts), None):
         raise NotAllowed(f"{other} is not {mine.wallet}'s.", "Load the page again: it may have been sold.")
-    chosen = [verdicts[token] for token in dict.fromkeys(asked.tokens)]
-    expires = here.now() + asked.days * DAY_SECONDS
+    chosen = [verdicts[token] for token in dict.fromkeys(body.tokens)]
+    expires = here.now() + body.days * DAY_SECONDS
     grant = rules.proposed(here.policy, here.base_hash, mine.wallet, chosen, device.node_key, expires)
-    return jsonify(grant=grant.model_dump(mode="json"), typed_data=json_for_wallets(grant.typed_data()))
+    return Proposal(grant=grant, typed_data=json_for_wallets(grant.typed_data()))
 
 
-@devices.post("/api/v1/devices/grant")
-def grant_to_device() -> tuple[Response, int]:
-    here, asked = service(), body_of(GrantForDevice)
-    signed_in(here)
-    device = _pending(here, asked.user_code)
-    if asked.grant.node_key != device.node_key:
+@devices.post("/api/v1/devices/grant", status=201)
+def grant_to_device(body: GrantForDevice) -> GivenGrant:
+    """Give a grant to a machine that waits; it is checked as every grant is."""
+    here = service()
+    device = _pending(here, body.user_code)
+    if body.grant.node_key != device.node_key:
         raise NotAllowed("The grant is for another machine's node key.", "Load the page again and sign again.")
-    answer, status = give_grant()  # the same body, checked as every grant is
+    grant_id = stored_grant(here, grants.SignedGrant(grant=body.grant, signature=body.signature))
     with here.database.writing() as session:
-        rules.decide(session, device.user_code, answer.get_json()["grant_id"], here.now())
-    return answer, status
+        rules.decide(session, device.user_code, grant_id, here.now())
+    return GivenGrant(grant_id=grant_id)
 
 
 @devices.post("/api/v1/devices/deny")
-def deny() -> Response:
-    here, asked = service(), body_of(CodeRequest)
+def deny(body: CodeRequest) -> Denial:
+    """Have a machine that waits told no."""
+    here = service()
     require_own_page(here)
-    device = _pending(here, asked.user_code)
+    device = _pending(here, body.user_code)
     with here.database.writing() as session:
         rules.decide(session, device.user_code, None, here.now())
-    return jsonify(state="denied")
+    return Denial()
 
 
-@devices.get("/device")
+@device_pages.get("/device")
 def page() -> tuple[str, int]:
     here, typed = service(), request.args.get("code", "")
     try:

@@ -12,6 +12,7 @@ from flask import Blueprint, Response, request
 
 from coordinator.releases.gateway import respond
 from coordinator.web.service import service
+from protocol.canonical import sha256
 from protocol.unixfs import Cid
 
 gateway = Blueprint("gateway", __name__, url_prefix="/ipfs")
@@ -26,7 +27,7 @@ def content(cid: str, path: str = "") -> Response:
     if form is None and path:
         return _file(cid, path)
     status, content_type, body = respond(service().store, cid, path, form or "")
-    return _immutable(Response(body, status, content_type=content_type), status)
+    return _immutable(Response(body, status, content_type=content_type), status, form or "")
 
 
 def _file(cid_text: str, path: str) -> Response:
@@ -37,7 +38,7 @@ def _file(cid_text: str, path: str) -> Response:
     text = path.endswith((".md", ".txt"))
     kind = guessed if guessed in _SHOWN else "text/plain; charset=utf-8" if text else "application/octet-stream"
     body: Iterator[bytes] = chain([first], pieces)
-    return _immutable(Response(body, 200, content_type=kind), 200)
+    return _immutable(Response(body, 200, content_type=kind), 200, "")
 
 
 def _accepted() -> str | None:
@@ -45,7 +46,9 @@ def _accepted() -> str | None:
     return next((form for name, form in _FORMATS.items() if name in accept), None)
 
 
-def _immutable(response: Response, status: int) -> Response:
+def _immutable(response: Response, status: int, form: str) -> Response:
     if status == 200:
         response.headers["Cache-Control"] = "public, max-age=29030400, immutable"
+        response.set_etag(sha256(f"{request.full_path}\n{form}".encode()))
+        response.make_conditional(request)
     return response

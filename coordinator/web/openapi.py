@@ -9,9 +9,11 @@ A new route, in a module of its own or beside its siblings:
    ``def make_thing(path: ThingPath, body: ThingRequest) -> Thing:``. Take only what is needed, by these very names:
    ``path``, ``query``, ``body``, ``header``. The first line of the docstring is the summary; the function's name is
    the operation's id. What cannot be read is answered as BadInput, which names the field, before the view begins.
-4. Return the answer's model; raise one of ``protocol.errors`` for anything else. Cookies: ``after_this_request``.
+4. Return the answer's model; raise one of ``protocol.errors`` for anything else. Cookies: ``after_this_request``. A
+   view that answers a file returns flask's ``Response``, and its route says ``file="application/octet-stream"``.
 5. Name the route and who may use it in ``access.WHO``. Without that the app does not start. For ``MEMBER``, ``OWNER``
-   and ``ADMIN`` the session is asked for before the view begins; ``signed_in(service())`` is its wallet.
+   and ``ADMIN`` the session is asked for before the view begins; ``signed_in(service())`` is its wallet. What is to be
+   counted by itself (a stream, say) is named in ``limits.KINDS`` too. Orders and grants take an Idempotency-Key.
 6. HTML pages stay on a plain ``flask.Blueprint``; they too are in ``access.WHO``. Every route is in
    ``docs/architecture.md``.
 """
@@ -21,8 +23,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar, get_type_hints
+from urllib.parse import urlencode
 
-from flask import Response, jsonify, request
+from flask import Response, after_this_request, jsonify, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.info import Info
 from flask_openapi3.models.tag import Tag
@@ -30,7 +33,8 @@ from flask_openapi3.openapi import OpenAPI
 from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from coordinator.web.access import SESSIONS, WHO
+from coordinator.web.access import ONCE, SESSIONS, WHO
+from coordinator.web.once import HEADER, MAX_KEY, once
 from coordinator.web.requests import body_of, read_as
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -63,12 +67,26 @@ class Problem(Answer):
 
 @dataclass(frozen=True)
 class Operation:
-    """What the document says of a route: the rule with its prefix, what is sent, what comes back at success."""
+    """What the document says of a route: what is sent, what comes back at success."""
 
-    rule: str
+    route: str
+    """As ``access.WHO`` names it."""
     body: type[BaseModel] | None
     status: int
-    answer: type[BaseModel]
+    answer: type[BaseModel] | str
+    """A model; or the media type, where a file comes back."""
+    keyed: bool
+    """Whether it takes an Idempotency-Key."""
+
+
+def point_to_next(**query: int) -> None:
+    """The answer to this request gets a link to the next piece of the list (RFC 8288)."""
+    link = f'<{request.path}?{urlencode(query)}>; rel="next"'
+
+    @after_this_request
+    def linked(answer: Response) -> Response:
+        answer.headers["Link"] = link
+        return answer
 
 
 class Routes(APIBlueprint):
@@ -78,39 +96,40 @@ class Routes(APIBlueprint):
         super().__init__(name, import_name, abp_tags=[Tag(name=tag)], abp_responses={"default": _PROBLEM}, **options)
         self.operations: dict[str, Operation] = {}
 
-    def get(self, rule: str, **options: Any) -> Callable[[View], View]:
-        return self._route(super().get, rule, 200, options)
+    def get(self, rule: str, *, file: str = "", **options: Any) -> Callable[[View], View]:
+        """``file`` is the media type where the view answers a file, as flask's ``Response``."""
+        return self._route("GET", super().get, rule, 200, options, file)
 
     def post(self, rule: str, *, status: int = 200, **options: Any) -> Callable[[View], View]:
-        return self._route(super().post, rule, status, options)
+        return self._route("POST", super().post, rule, status, options)
 
     def delete(self, rule: str, **options: Any) -> Callable[[View], View]:
-        return self._route(super().delete, rule, 200, options)
+        return self._route("DELETE", super().delete, rule, 200, options)
 
     def _route(
-        self, method: Callable[..., Any], rule: str, status: int, options: dict[str, Any]
+        self, method: str, place: Callable[..., Any], rule: str, status: int, options: dict[str, Any], file: str = ""
     ) -> Callable[[View], View]:
         def register(view: View) -> View:
             hints = get_type_hints(view)
-            name = view.__name__
-            whole = (self.url_prefix or "") + rule
-            self.operations[name] = Operation(whole, hints.get("body"), status, hints["return"])
+            name, route = view.__name__, f"{method} {self.url_prefix or ''}{rule}"
+            keyed = method != "GET" and WHO.get(route) in ONCE
+            self.operations[name] = Operation(route, hints.get("body"), status, file or hints["return"], keyed)
             summary, _, rest = (inspect.getdoc(view) or "").partition("\n")
-            method(
+            place(
                 rule,
                 summary=summary,
                 description=" ".join(rest.split()) or summary,
                 operation_id=name,
-                responses={status: hints["return"]},
+                responses={status: {"content": {file: {}}} if file else hints["return"]},
                 **options,
-            )(view)
+            )(once(view) if keyed else view)
             return view
 
         return register
 
     @staticmethod
     def create_view_func(  # type: ignore[override]
-        func: Callable[..., BaseModel],
+        func: Callable[..., BaseModel | Response],
         header: type[BaseModel] | None,
         cookie: type[BaseModel] | None,
         path: type[BaseModel] | None,
@@ -118,7 +137,7 @@ class Routes(APIBlueprint):
         form: type[BaseModel] | None,
         body: type[BaseModel] | None,
         raw: type[BaseModel] | None,
-        responses: Mapping[int, type[BaseModel]],
+        responses: Mapping[int, Any],
         **_: Any,
     ) -> Callable[..., Response]:
         """Read what the view takes, call it, write what it answers: status and model as the route declares them."""
@@ -135,7 +154,10 @@ class Routes(APIBlueprint):
                 given["header"] = read_as(header, {k.lower().replace("-", "_"): v for k, v in request.headers.items()})
             if body:
                 given["body"] = body_of(body)
-            answer = jsonify(func(**given).model_dump(mode="json"))
+            said = func(**given)
+            if isinstance(said, Response):
+                return said
+            answer = jsonify(said.model_dump(mode="json"))
             answer.status_code = status
             return answer
 
@@ -158,30 +180,37 @@ class DocumentedApp(OpenAPI):
             validation_error_model=Problem,
             doc_ui=False,
         )
-        self._operations: dict[str, Operation] = {}
+        self.described: dict[str, Operation] = {}
+        """By the operation's id."""
 
     def register_api(self, api: APIBlueprint, **options: Any) -> None:
+        """Raises LookupError when another operation has the name of one of these."""
         super().register_api(api, **options)
         if isinstance(api, Routes):
-            self._operations.update(api.operations)
+            if taken := sorted(self.described.keys() & api.operations.keys()):
+                raise LookupError(f"Two views of the API are called {taken[0]}; its document needs a name for each.")
+            self.described.update(api.operations)
 
     def generate_spec_json(self) -> None:
         """The library's document, with the schemas as pydantic writes them: one for what is sent, one for answers."""
         super().generate_spec_json()  # type: ignore[no-untyped-call]
-        known = self._operations.values()
+        known = self.described.values()
         sent: set[_Written] = {(one.body, _SENT) for one in known if one.body}
-        answered: set[_Written] = {(one.answer, _ANSWERED) for one in known} | {(Problem, _ANSWERED)}
-        order = sorted(sent | answered, key=lambda one: (one[0].__name__, one[1]))
+        answered: set[_Written] = {(one.answer, _ANSWERED) for one in known if not isinstance(one.answer, str)}
+        order = sorted(sent | answered | {(Problem, _ANSWERED)}, key=lambda one: (one[0].__name__, one[1]))
         references, schemas = models_json_schema(order, ref_template=SCHEMAS)
         self.spec_json["components"]["schemas"] = schemas["$defs"]
         for path in self.spec_json["paths"].values():
-            for method, written in path.items():
-                one = self._operations[written["operationId"]]
+            for written in path.values():
+                one = self.described[written["operationId"]]
                 if one.body:
                     written["requestBody"]["content"] = {"application/json": {"schema": references[one.body, _SENT]}}
-                content = {"application/json": {"schema": references[one.answer, _ANSWERED]}}
-                written["responses"][str(one.status)]["content"] = content
-                who = WHO[f"{method.upper()} {one.rule}"]
+                if not isinstance(one.answer, str):
+                    content = {"application/json": {"schema": references[one.answer, _ANSWERED]}}
+                    written["responses"][str(one.status)]["content"] = content
+                if one.keyed:
+                    written["parameters"] = [*written.get("parameters", []), _KEY]
+                who = WHO[one.route]
                 written["x-who"] = who.value
                 if who in SESSIONS:
                     written["security"] = [{"bearer": []}, {"cookie": []}]
@@ -189,6 +218,12 @@ class DocumentedApp(OpenAPI):
 
 _ABOUT = "What members, admins and readers ask a DAO's coordinator. Errors are problem documents (RFC 9457)."
 _PROBLEM = {"description": "A problem", "content": {PROBLEM: {"schema": {"$ref": SCHEMAS.format(model="Problem")}}}}
+_KEY = {
+    "in": "header",
+    "name": HEADER,
+    "description": "The same key with the same request gets the first answer again, for a day.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY, "pattern": "^[ -~]+$"},
+}
 _Written = tuple[type[BaseModel], JsonSchemaMode]
 _SENT: JsonSchemaMode = "validation"
 _ANSWERED: JsonSchemaMode = "serialization"

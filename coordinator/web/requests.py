@@ -39,6 +39,12 @@ def _unreadable(error: ValidationError) -> BadInput:
     return BadInput(f"{place}: {first['msg']}.", "Mend the request.")
 
 
+def route_of() -> str:
+    """The route of this request, as ``GET /wallets``; HEAD is answered as GET is. Empty where there is none."""
+    method = "GET" if request.method == "HEAD" else request.method
+    return f"{method} {request.url_rule.rule}" if request.url_rule else ""
+
+
 def cookie_name(here: Service) -> str:
     """A ``__Host-`` cookie where there is TLS: no other host of the domain can set it."""
     return "__Host-coterie" if is_https(here) else "coterie"
@@ -81,6 +87,20 @@ def require_own_page(here: Service) -> None:
     if request.headers.get("Origin") != origin:
         raise NotAllowed(
             "This did not come from one of our own pages, so nothing was done.", f"Open {origin} and try again there."
+        )
+
+
+def require_no_other_site(here: Service) -> None:
+    """What a browser says about where a request was made is believed, whether or not it brings a cookie.
+
+    Raises:
+        NotAllowed: a page of another site made it.
+    """
+    if "Origin" in request.headers:
+        require_own_page(here)
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+        raise NotAllowed(
+            "A page of another site sent this, so nothing was done.", f"Open {here.settings.public_uri} and try there."
         )
 
 

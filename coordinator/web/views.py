@@ -84,16 +84,23 @@ class ReleaseView:
 _JSON: TypeAdapter[RoundView | ReleaseView | Event] = TypeAdapter(RoundView | ReleaseView | Event)
 
 
-def rounds(session: Session) -> tuple[RoundView, ...]:
-    """All rounds, newest first."""
-    rows = session.scalars(select(RoundRow).order_by(RoundRow.number.desc()))
+def rounds(session: Session, before: int | None = None, limit: int | None = None) -> tuple[RoundView, ...]:
+    """The rounds, newest first: all, or at most ``limit`` of those with a number below ``before``."""
+    query = select(RoundRow).order_by(RoundRow.number.desc()).limit(limit)
+    rows = session.scalars(query if before is None else query.where(RoundRow.number < before))
     return tuple(_round(session, row) for row in rows)
 
 
-def releases(session: Session) -> tuple[ReleaseView, ...]:
-    """All releases, newest first."""
+def round_of(session: Session, round_id: str) -> RoundView | None:
+    row = session.get(RoundRow, round_id)
+    return _round(session, row) if row else None
+
+
+def releases(session: Session, before: int | None = None, limit: int | None = None) -> tuple[ReleaseView, ...]:
+    """The releases, newest first: all, or at most ``limit`` of those with a number below ``before``."""
     dead = set(session.scalars(select(ContributionRow.contribution_id).where(ContributionRow.state == "dead")))
-    rows = session.scalars(select(ReleaseRow).order_by(ReleaseRow.number.desc()))
+    query = select(ReleaseRow).order_by(ReleaseRow.number.desc()).limit(limit)
+    rows = session.scalars(query if before is None else query.where(ReleaseRow.number < before))
     return tuple(_release(row, dead) for row in rows)
 
 

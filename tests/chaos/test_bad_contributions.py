@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from eth_account import Account
+from postgres_parts import database_in
 from round_parts import PLAN, SHAPES, adapter_for, contribution_for, reply_of, signed, statistics_for, write_small_base
 
 from contracts_abi.model import Snapshot, Token
@@ -58,7 +59,7 @@ class Round:
     grants: dict[str, Grant] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.database = Database(f"sqlite:///{self.folder}/coterie.sqlite")
+        self.database = Database(database_in(self.folder))
         self.ledger = Ledger(self.database, POLICY, self.folder / "contributions", 60.0, lambda: NOW)
         base = write_small_base(self.folder / "base")
         for number, key in enumerate((*HONEST, MALLORY)):
@@ -266,6 +267,7 @@ def test_the_first_of_two_copies_counts_and_its_owner_may_send_it_again(here: Ro
     assert here.live() == here.members(ALICE)
 
 
+@pytest.mark.usefixtures("each_database")
 def test_a_hundred_random_bodies_end_in_refusals_only(here: Round) -> None:
     rng = np.random.default_rng(0)
     good = reply_of(here.made(MALLORY, 9))

@@ -209,6 +209,7 @@ def test_a_cancelled_round_ends_takes_nothing_more_and_is_cancelled_once(here: C
     assert here.start(here.order()).status_code == 201, "the next round may open"
 
 
+@pytest.mark.usefixtures("each_database")
 def test_a_revoked_grant_gives_nothing_any_more(here: Coordinator) -> None:
     round_id, granted = opened(here, ALICE, BOB)
     exchange = here.exchange(round_id)
@@ -243,6 +244,7 @@ def test_nobody_revokes_another_s_grant(here: Coordinator) -> None:
     problem(give(here, unknown, sign(unknown, ALICE)), 404, "not-found")
 
 
+@pytest.mark.usefixtures("each_database")
 def test_a_contribution_that_dies_by_an_order_leaves_the_round_that_it_was_made_for(here: Coordinator) -> None:
     round_id, granted = opened(here, ALICE, BOB)
     train(here, round_id, granted)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from eth_account.messages import encode_defunct
 from flask.testing import FlaskClient
 from round_parts import PLAN, adapter_for, contribution_for, reply_of, scores_for, statistics_for, write_small_base
 from sqlalchemy import func, select
+from web_parts import DocumentedClient
 
 from bases import EMBEDDED_BASE
 from contracts_abi.model import Token
@@ -100,6 +102,7 @@ class Coordinator:
         self.registered = RegistrationFake()
         self.runs = RunsFake()
         self.app = create_app(self.settings, self.registered)
+        self.app.test_client_class = DocumentedClient
         self.client: FlaskClient = self.app.test_client()
         self.folder = folder
 
@@ -263,6 +266,7 @@ def test_a_sign_in_counts_once(here: Coordinator) -> None:
     assert "nonce" in problem(here.post_session(message, ALICE), 401, "not-signed-in")
 
 
+@pytest.mark.usefixtures("each_database")
 def test_fifty_sign_ins_at_the_same_moment_with_one_nonce_open_one_session(here: Coordinator) -> None:
     message, answers, start = here.message(ALICE), [], threading.Barrier(50)
     cookie = here.client.get_cookie(ASKER)
@@ -434,6 +438,7 @@ def test_two_members_cannot_share_a_node_key(here: Coordinator) -> None:
 # Rounds ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("each_database")
 def test_only_the_dao_s_admin_starts_a_round_and_each_order_counts_once(here: Coordinator) -> None:
     here.join(ALICE)
     here.join(BOB)
@@ -494,6 +499,7 @@ def opened(here: Coordinator, *keys: str) -> tuple[str, dict[str, str]]:
     return round_id, granted
 
 
+@pytest.mark.usefixtures("each_database")
 def test_a_round_goes_from_contributions_to_a_candidate_and_survives_restarts(here: Coordinator) -> None:
     round_id, granted = opened(here, ALICE, BOB)
     train(here, round_id, granted)
@@ -510,6 +516,7 @@ def test_a_round_goes_from_contributions_to_a_candidate_and_survives_restarts(he
     assert here.client.get("/api/v1/events").json[0]["number"] == 1
 
 
+@pytest.mark.usefixtures("each_database")
 def test_the_log_is_a_chain_and_tells_when_a_line_was_changed(here: Coordinator) -> None:
     opened(here, ALICE, BOB)
     events = [Event(**one) for one in here.client.get("/api/v1/events").json]
@@ -563,6 +570,7 @@ def test_a_round_whose_members_all_decline_fails_with_their_reasons(here: Coordi
     assert "No time today." in shown["absences"][0]["reason"]
 
 
+@pytest.mark.usefixtures("each_database")
 def test_a_token_sold_between_merge_and_release_sends_the_round_back_to_merge(here: Coordinator) -> None:
     spare = here.chain.mint_spare(here.chain.commercial, here.chain.alice)
     here.chain.anvil.finalize()
@@ -697,8 +705,9 @@ def test_what_is_not_there_or_too_large_is_told_as_a_problem(here: Coordinator) 
     problem(here.client.get("/api/v1/rounds/none"), 404, "not-found")
     problem(here.client.get("/api/v1/releases/latest"), 404, "not-found")
     problem(here.client.get("/api/v1/events?after=x"), 400, "bad-input")
-    problem(here.client.post("/api/v1/rounds", data=b"{"), 400, "bad-input")
-    problem(here.client.post("/api/v1/rounds", data=b" " * (2 << 20)), 413, "request-entity-too-large")
+    json_of = partial(here.client.post, "/api/v1/rounds", content_type="application/json")
+    problem(json_of(data=b"{"), 400, "bad-input")
+    problem(json_of(data=b" " * (2 << 20)), 413, "request-entity-too-large")
 
 
 def test_the_gateway_serves_files_cars_and_blocks(here: Coordinator) -> None:

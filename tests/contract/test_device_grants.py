@@ -108,6 +108,7 @@ def test_a_refused_machine_is_told_so_and_only_our_page_can_refuse(here: Coordin
     assert "used" in problem(here.client.post("/api/v1/devices/deny", json=body, headers=PAGE), 409, "conflict")
 
 
+@pytest.mark.usefixtures("each_database")
 def test_guessing_at_codes_is_stopped(here: Coordinator) -> None:
     headers = here.sign_in(ALICE)
     device = ask(here)

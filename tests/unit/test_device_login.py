@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from eth_account import Account
 from eth_account.messages import encode_typed_data
+from postgres_parts import database_in
 from rich.console import Console
 
 from client.coordinator_api import Base, Dao, DeviceAnswer, DeviceCode, SuperLink
@@ -76,8 +77,8 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'db.sqlite'}")
+def database(tmp_path: Path, each_database: str) -> Iterator[Database]:
+    database = Database(database_in(tmp_path))
     yield database
     database.close()
 

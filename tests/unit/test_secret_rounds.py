@@ -43,6 +43,7 @@ def mean_of(here: PrivateRound) -> np.ndarray:
     return here.factors.flat({name: factors.b for name, factors in made.merged.adapter.items()})
 
 
+@pytest.mark.usefixtures("each_database")
 def test_the_sum_is_exact_when_everybody_answers(here: PrivateRound) -> None:
     states = [here.answer(*ALL) for _ in range(5)]
     assert states == ["sharing", "masking", "confirming", "unmasking", "merging"]
@@ -92,6 +93,7 @@ def reason_of(here: PrivateRound) -> str:
         return round_row(session, here.round_id).reason or ""
 
 
+@pytest.mark.usefixtures("each_database")
 def test_a_coordinator_that_starts_anew_in_every_exchange_goes_on_where_it_was(here: PrivateRound) -> None:
     for _ in range(5):
         here.exchange = RoundExchange(here.ledger, here.secret, here.round_id, here.layers, here.folder / "candidates")
@@ -154,6 +156,7 @@ def test_a_masked_update_goes_with_a_header_that_tells_nothing_of_it(here: Priva
     assert {one.weight for one in live} == {1, 2, 3, 4}, "the policy weighs by token"
 
 
+@pytest.mark.usefixtures("each_database")
 def test_a_contribution_that_ends_before_the_release_ends_the_round(here: PrivateRound) -> None:
     for _ in range(4):
         here.answer(*ALL)
