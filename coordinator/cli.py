@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import click
 import requests
@@ -29,13 +29,24 @@ from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
 from coordinator.database_commands import database_app
 from coordinator.flower.superlink import SuperLinkProcess
-from coordinator.orders import admin_and_end, call, read_order, signed_here, write_order
+from coordinator.order_commands import (
+    DEFAULT_CONFIG,
+    Admin,
+    Config,
+    OutFile,
+    Reason,
+    add_to_contributions,
+    add_to_rounds,
+    give,
+    order_of,
+)
+from coordinator.orders import admin_and_end, call, read_order
 from coordinator.policy_commands import policy_app
 from coordinator.release_commands import announce, rewards
 from coordinator.webhook_commands import webhook_app
 from coordinator.wiring import CONFIG_VARIABLE, EXCHANGE, SuperLinkAddress, superlink_control, tell_superlink
 from processes.children import PARENT, Child, end_with_parent
-from protocol.acts import Act, CancelRound, RemoveContribution
+from protocol.acts import CancelRound, RemoveContribution
 from protocol.errors import BadInput, CoterieError, Unreachable
 from protocol.grant import RoundPlan, StartRound
 
@@ -64,28 +75,20 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     add_completion=False,
 )
-round_app = typer.Typer(help="Start rounds and look at them.", no_args_is_help=True)
-contribution_app = typer.Typer(help="End single contributions.", no_args_is_help=True)
+round_app = typer.Typer(help="Start rounds, steer them and look at them.", no_args_is_help=True)
+contribution_app = typer.Typer(help="End single contributions, or set them aside.", no_args_is_help=True)
 app.add_typer(round_app, name="round")
 app.add_typer(contribution_app, name="contribution")
 app.add_typer(policy_app, name="policy")
 app.add_typer(webhook_app, name="webhook")
 app.add_typer(database_app, name="database")
+add_to_rounds(round_app)
+add_to_contributions(contribution_app)
 app.command()(rewards)
 app.command()(announce)
 
-AnyAct = TypeVar("AnyAct", bound=Act)
 out = Console()
 log = structlog.get_logger(__name__)
-Config = Annotated[Path, typer.Option("--config", help="The coordinator's settings, TOML.")]
-DEFAULT_CONFIG = Path("coordinator.toml")
-Reason = Annotated[str, typer.Option(help="Why, in a sentence; it is signed, and everybody can read it.")]
-Admin = Annotated[
-    str | None, typer.Option("--admin", help="Who signs, instead of COTERIE_WALLET_KEY: the DAO's Safe. Needs --out.")
-]
-OutFile = Annotated[
-    Path | None, typer.Option("--out", help="Write the order to a file, to be signed elsewhere, and send nothing.")
-]
 
 
 @app.command()
@@ -116,7 +119,9 @@ def serve(config: Config = DEFAULT_CONFIG) -> None:
     """Run the web server alone: API, gateway and page."""
     from coordinator.web.server import serve as serve_web
 
-    serve_web(_settings(config))
+    settings = _settings(config)
+    Database(settings.database).close()  # one of another version is refused here, before the server's processes fork
+    serve_web(settings)
 
 
 @app.command()
@@ -170,7 +175,7 @@ def start_round(
         nonce=secrets.token_hex(16),
         expires=expires,
     )
-    _give(settings, "rounds", "start_round", order, out_file)
+    give(settings, "rounds", "start_round", order, out_file)
 
 
 @round_app.command("cancel")
@@ -184,8 +189,8 @@ def cancel_round(
     """Sign the end of a training round without a release and send it."""
     settings = _settings(config)
     actor, expires = admin_and_end(admin, out_file)
-    order = _order(CancelRound, settings, admin=actor, round_id=round_id, reason=reason, expires=expires)
-    _give(settings, f"rounds/{round_id}/cancellation", "cancel_round", order, out_file)
+    order = order_of(CancelRound, settings, admin=actor, round_id=round_id, reason=reason, expires=expires)
+    give(settings, f"rounds/{round_id}/cancellation", "cancel_round", order, out_file)
 
 
 @contribution_app.command("remove")
@@ -199,10 +204,10 @@ def remove_contribution(
     """Sign the end of one contribution and send it; if it is in the newest release, one without it follows."""
     settings = _settings(config)
     actor, expires = admin_and_end(admin, out_file)
-    order = _order(
+    order = order_of(
         RemoveContribution, settings, admin=actor, contribution_id=contribution_id, reason=reason, expires=expires
     )
-    _give(settings, f"contributions/{contribution_id}/removal", "remove_contribution", order, out_file)
+    give(settings, f"contributions/{contribution_id}/removal", "remove_contribution", order, out_file)
 
 
 @app.command("send")
@@ -327,26 +332,3 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise BadInput(f"{text} is no value.", "Write numbers as 40 or 2e-3, lists as [0, 1].") from error
-
-
-def _order(kind: type[AnyAct], settings: CoordinatorSettings, **particulars: object) -> AnyAct:
-    """An act of this DAO with a fresh nonce. Raises BadInput naming what is wrong."""
-    policy = settings.loaded_policy
-    fields = {"dao": policy.dao, "chain_id": policy.chain_id, "nonce": secrets.token_hex(16), **particulars}
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadInput(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
-
-
-def _give(settings: CoordinatorSettings, path: str, name: str, order: Act | StartRound, out_file: Path | None) -> None:
-    """Sign and send an order and print the answer's id; or write it down for others to sign."""
-    if out_file:
-        write_order(out_file, path, name, order, order.typed_data())
-        end = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(order.expires))
-        out.print(f"{out_file} holds the order; its typed_data is what the wallets sign, until {end}.", highlight=False)
-        out.print(f"Then: coterie-coordinator send {out_file} --signature 0x…", highlight=False)
-        return
-    answer = call(settings, "POST", path, {name: order.model_dump(mode="json"), "signature": signed_here(order)})
-    out.print(next(iter(answer.values())), highlight=False)

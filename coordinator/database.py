@@ -109,6 +109,8 @@ class RoundRow(Base):
     order_nonce: Mapped[str | None] = mapped_column(unique=True)
     opened_at: Mapped[int]
     deadline: Mapped[int]
+    paused_at: Mapped[int | None]
+    """Since when the round stands still; every end in it waits as long as this is set."""
     merged: Mapped[str | None]
     """JSON list of the contribution ids that the candidate is merged from, sorted."""
     candidates_hash: Mapped[str | None]
@@ -128,6 +130,8 @@ class RoundGrantRow(Base):
     expected: Mapped[bool]
     """Whether the worker waits for it: it has enough admitted tokens and has not declined."""
     reason: Mapped[str | None]
+    asked_at: Mapped[int | None]
+    """When its node was first given the task; never where none was seen that holds its key."""
 
 
 class RoundTokenRow(Base):
@@ -157,7 +161,7 @@ class ContributionRow(Base):
     """Bytes of both files."""
     received_at: Mapped[int]
     state: Mapped[str] = mapped_column(index=True)
-    """live, dead or refused."""
+    """live, quarantined (set aside by an admin), dead or refused."""
     reason: Mapped[str | None]
     lapsed_token: Mapped[str | None]
     """The token whose licence ended, for a dead one, and the block at which that was seen."""
@@ -235,7 +239,7 @@ class PinRow(Base):
 
 
 class ActRow(Base):
-    """An order that was carried out (a cancel, a removal, a revocation), as it was signed."""
+    """An order that was carried out (a cancel, a pause, a removal, a revocation, …), as it was signed."""
 
     __tablename__ = "acts"
 

@@ -22,6 +22,7 @@ from coordinator.rounds.checks import adapted_layers
 from coordinator.rounds.exchange import RoundExchange
 from coordinator.rounds.ledger import Ledger
 from coordinator.rounds.secret import SecretSums
+from coordinator.rounds.steering import Steering
 from protocol.errors import Unreachable
 
 if TYPE_CHECKING:
@@ -62,6 +63,11 @@ def secret_sums_of(
 ) -> SecretSums:
     """The same rounds' secret sums."""
     return SecretSums(database, settings.loaded_policy, settings.contributions, clock)
+
+
+def steering_of(settings: CoordinatorSettings, database: Database, clock: Callable[[], float] = time.time) -> Steering:
+    """What an admin does to the same rounds."""
+    return Steering(database, settings.loaded_policy, clock)
 
 
 def pinning_of(

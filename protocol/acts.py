@@ -1,4 +1,4 @@
-"""Acts that matter, each an EIP-712 order over exactly what is done: cancel a round, remove a contribution, revoke.
+"""Acts that matter, each an EIP-712 order over exactly what is done to a round, a contribution or a grant.
 
 Like ``StartRound``, each names who does it, a nonce that counts once, and an end that is near. A session can do none
 of them.
@@ -63,20 +63,17 @@ class Act(Document):
 
 
 class AdminAct(Act):
-    """An act of an admin, which has a reason."""
+    """An act of an admin."""
 
     admin: Address
-    reason: Reason
 
     @property
     def actor(self) -> Address:
         return self.admin
 
 
-class CancelRound(AdminAct):
-    """An admin's order: this round ends without a release."""
-
-    effect = "This round ends without a release. What was contributed to it is not merged."
+class RoundAct(AdminAct):
+    """What an admin does to a round."""
 
     round_id: ShortId
 
@@ -85,13 +82,11 @@ class CancelRound(AdminAct):
         return self.round_id
 
     def _particulars(self) -> tuple[Particular, ...]:
-        return (("admin", "address", self.admin), ("round", "string", self.round_id), ("reason", "string", self.reason))
+        return (("admin", "address", self.admin), ("round", "string", self.round_id))
 
 
-class RemoveContribution(AdminAct):
-    """An admin's order: this contribution is live no longer, and the collective is merged again without it."""
-
-    effect = "This contribution ends, and the shared model is made again without it."
+class ContributionAct(AdminAct):
+    """What an admin does to a contribution."""
 
     contribution_id: ShortId
 
@@ -100,11 +95,81 @@ class RemoveContribution(AdminAct):
         return self.contribution_id
 
     def _particulars(self) -> tuple[Particular, ...]:
-        return (
-            ("admin", "address", self.admin),
-            ("contribution", "string", self.contribution_id),
-            ("reason", "string", self.reason),
-        )
+        return (("admin", "address", self.admin), ("contribution", "string", self.contribution_id))
+
+
+class CancelRound(RoundAct):
+    """An admin's order: this round ends without a release."""
+
+    effect = "This round ends without a release. What was contributed to it is not merged."
+
+    reason: Reason
+
+    def _particulars(self) -> tuple[Particular, ...]:
+        return (*super()._particulars(), ("reason", "string", self.reason))
+
+
+class PauseRound(RoundAct):
+    """An admin's order: this round stands still until it is resumed."""
+
+    effect = "This round stands still until it is resumed. Its deadline waits, and what members send is still kept."
+
+    reason: Reason
+
+    def _particulars(self) -> tuple[Particular, ...]:
+        return (*super()._particulars(), ("reason", "string", self.reason))
+
+
+class ResumeRound(RoundAct):
+    """An admin's order: this paused round goes on, its deadline as much later as it was paused."""
+
+    effect = "This round goes on. Its deadline moves by the time that it was paused."
+
+
+class ExtendRound(RoundAct):
+    """An admin's order: this round waits longer for its members."""
+
+    effect = "This round waits for its members until a later deadline."
+
+    deadline: Annotated[int, Field(gt=0, lt=1 << 53)]
+    """The new one, Unix seconds."""
+
+    def _particulars(self) -> tuple[Particular, ...]:
+        return (*super()._particulars(), ("deadline", "uint256", self.deadline))
+
+
+class PublishRound(RoundAct):
+    """An admin's order: this round waits for nobody else and goes on with what is here."""
+
+    effect = "This round waits for nobody else and goes on to its release with what is here now."
+
+
+class RemoveContribution(ContributionAct):
+    """An admin's order: this contribution is live no longer, and the collective is merged again without it."""
+
+    effect = "This contribution ends, and the shared model is made again without it."
+
+    reason: Reason
+
+    def _particulars(self) -> tuple[Particular, ...]:
+        return (*super()._particulars(), ("reason", "string", self.reason))
+
+
+class QuarantineContribution(ContributionAct):
+    """An admin's order: this contribution is not merged until it is accepted."""
+
+    effect = "This contribution is set aside: it is kept, and not merged until an admin accepts it."
+
+    reason: Reason
+
+    def _particulars(self) -> tuple[Particular, ...]:
+        return (*super()._particulars(), ("reason", "string", self.reason))
+
+
+class AcceptContribution(ContributionAct):
+    """An admin's order: this contribution, which was set aside, is merged like any other."""
+
+    effect = "This contribution is set aside no longer: it is merged like any other."
 
 
 class RevokeGrant(Act):

@@ -20,7 +20,8 @@ from coordinator.flower.exchange import Body, Task
 from coordinator.identity.grants import SignedGrant, store_grant
 from coordinator.rounds.checks import adapted_layers, fixed_factors
 from coordinator.rounds.exchange import RoundExchange
-from coordinator.rounds.ledger import Ledger, Part
+from coordinator.rounds.ledger import Ledger
+from coordinator.rounds.parts import Part
 from coordinator.rounds.secret import SecretSums
 from coordinator.rounds.transitions import RoundState, next_step
 from deploy.devchain.anvil import ANVIL_KEYS

@@ -20,7 +20,8 @@ class Task:
 class Exchange(Protocol):
     """One round as the relay sees it. Called from a single thread of a process of its own.
 
-    Everything here is asked about twice a second: keep the task's body in memory while ``task_id`` is the same.
+    Everything here is asked about twice a second: keep the task's body in memory while it is the same. A body may come
+    to name more members under the same ``task_id``; nobody who has the task is given it again for that.
     An exception other than ``CoterieError`` ends the run; a new run goes on where the database stands.
     """
 
@@ -37,6 +38,10 @@ class Exchange(Protocol):
 
     def own_part(self, node_id: int, task: Task) -> Body:
         """What this node is told beside the task's body; empty where all are told the same."""
+        ...
+
+    def asked(self, task: Task, node_id: int) -> None:
+        """Note that the task has gone out to this node."""
         ...
 
     def receive(self, task: Task, node_id: int, reply: Body) -> None:

@@ -116,3 +116,4 @@ def _give_out(
         return
     for delivery, node_id in line.send(task, {node_id: exchange.own_part(node_id, task) for node_id in chosen}).items():
         open_deliveries[delivery] = _Delivery(task, node_id, marks[node_id])
+        exchange.asked(task, node_id)

@@ -14,7 +14,7 @@ from coordinator.rounds.ledger import Ledger, RoundFacts
 from coordinator.rounds.secret import SecretSums
 from coordinator.rounds.sums import told
 from coordinator.rounds.transitions import ENDED, RoundState
-from protocol.contribution import Candidate, Contribution, ContributionHeader, ScoreTask, SignedScoreReport
+from protocol.contribution import Candidate, Contribution, ContributionHeader, ScoreTask, SignedScoreReport, TrainTask
 from protocol.errors import ContributionRefused, NotFound
 from protocol.masking import MaskTask
 from protocol.modes import Mode
@@ -41,14 +41,20 @@ class RoundExchange:
         self._layers = layers
         self._candidates = candidates
         self._task: Task | None = None
+        self._told: frozenset[str] = frozenset()
+        """The grants that the training task names."""
         self._stage: Stage | None = None
         """That the task is about, where it is an exchange of a secret sum."""
 
     def next_task(self) -> Task | None:
         facts = self._ledger.facts(self._round_id)
+        if facts.paused_at is not None:
+            return None
         if facts.state is RoundState.TRAINING:
             task_id = f"train-{facts.snapshot.hash[2:18]}"
-            return self._keep(task_id) or self._train_task(facts, task_id)
+            expected = self._ledger.expected(self._round_id)
+            kept = self._keep(task_id) if expected <= self._told else None
+            return kept or self._train_task(facts, task_id, expected)
         if facts.state in EXCHANGED:
             return self._keep(facts.state) or self._mask_task(facts)
         if facts.state is RoundState.SCORING and facts.candidates_hash:
@@ -76,8 +82,7 @@ class RoundExchange:
         if key is None:
             raise NotFound(f"Node {node_id} is not one of ours.")
         if "declined" in reply:
-            decline = self._ledger.decline_scoring if task.kind == "score" else self._ledger.decline
-            decline(self._round_id, key, str(reply["declined"]))
+            self._decline(task, key, str(reply["declined"]))
         elif task.kind == "score":
             self._ledger.receive_scores(self._round_id, key, _scores(reply), self._candidates_of(task))
         elif task.kind == "mask" and task.task_id == RoundState.MASKING:
@@ -87,12 +92,23 @@ class RoundExchange:
         else:
             self._ledger.receive(self._round_id, key, _contribution(reply), self._layers)
 
+    def asked(self, task: Task, node_id: int) -> None:
+        if task.kind == "train" and (key := self._ledger.node_key(node_id)):
+            self._ledger.note_asked(self._round_id, key)
+
     def failed(self, task: Task, node_id: int, reason: str) -> None:
         if key := self._ledger.node_key(node_id):
             self._ledger.note_failure(self._round_id, key, reason)
 
     def finished(self) -> bool:
         return self._ledger.facts(self._round_id).state in ENDED
+
+    def _decline(self, task: Task, key: str, reason: str) -> None:
+        if task.kind == "score":
+            self._ledger.decline_scoring(self._round_id, key, reason)
+            return
+        asked = TrainTask.model_validate_json(_bytes(task.body, "task")).tokens if task.kind == "train" else None
+        self._ledger.decline(self._round_id, key, reason, asked)
 
     def _keep(self, task_id: str) -> Task | None:
         return self._task if self._task and self._task.task_id == task_id else None
@@ -104,13 +120,15 @@ class RoundExchange:
     def _candidates_of(self, task: Task) -> tuple[Candidate, ...]:
         return ScoreTask.model_validate_json(_bytes(task.body, "task")).candidates
 
-    def _train_task(self, facts: RoundFacts, task_id: str) -> Task | None:
+    def _train_task(self, facts: RoundFacts, task_id: str, expected: frozenset[str]) -> Task | None:
+        """The same task for everybody; who comes late is named in it from then on, and nobody else is asked again."""
         body: Body = {"task": self._ledger.train_task(self._round_id).canonical()}
         if facts.plan.mode is Mode.SECAGG:
             opening = self._secret.opening(self._round_id)
             if opening is None:
                 return None  # the worker fixes the terms in a moment
             body[_SECRET] = opening.canonical()
+        self._told = expected
         return self._set(Task("train", task_id, body))
 
     def _mask_task(self, facts: RoundFacts) -> Task:

@@ -24,19 +24,25 @@ from coordinator.database import (
     ScoreReportRow,
     SecretSumRow,
 )
-from coordinator.eligibility.once import each_token_once
 from coordinator.rounds import budget, events, sums
 from coordinator.rounds.acts import note_act, revoked_at
 from coordinator.rounds.checks import Layers, Terms, check
 from coordinator.rounds.files import store_folder
+from coordinator.rounds.parts import TOO_FEW, Part, add_part, add_tokens, give_up, once_each
 from coordinator.rounds.queries import (
+    KEPT,
+    REPLACED,
+    absences,
     active_round,
     admitted_tokens,
     awaited_parts,
     contributed_grants,
+    contribution_row,
     epoch_of,
     expected_grants,
+    going,
     latest_release,
+    live_grants_of,
     live_under,
     live_verdicts,
     mergeable,
@@ -46,13 +52,14 @@ from coordinator.rounds.queries import (
     part_of,
     part_or_none,
     parts_of,
+    plan_of,
     released,
     round_row,
     scored_keys,
     scorer_keys,
     verdicts_of,
 )
-from coordinator.rounds.records import add_contribution
+from coordinator.rounds.records import add_contribution, move
 from coordinator.rounds.transitions import (
     ENDED,
     EXCHANGES,
@@ -63,7 +70,6 @@ from coordinator.rounds.transitions import (
     Standing,
     Step,
     next_step,
-    require_allowed,
 )
 from coordinator.watching.lapses import Lapse, Watched
 from protocol.acts import CancelRound, RemoveContribution, RevokeGrant
@@ -86,20 +92,10 @@ from protocol.modes import Mode, PrivacySpent
 from protocol.policy import Policy, Verdict, release_terms
 
 ADAPTER, STATISTICS = "adapter.safetensors", "statistics.safetensors"
+ASKED_BEFORE = (
+    "Its machine has contributed as it was asked, under an earlier grant; this one counts from the next round on."
+)
 REVOKED = "The member revoked the grant."
-
-
-@dataclass(frozen=True)
-class Part:
-    """A grant's part in a round that opens: the verdicts on its tokens at the snapshot, and on denied others."""
-
-    grant: Grant
-    verdicts: tuple[Verdict, ...]
-
-    @property
-    def admitted(self) -> frozenset[Token]:
-        granted = set(self.grant.tokens)
-        return frozenset(v.token for v in self.verdicts if v.allow and v.token in granted)
 
 
 @dataclass(frozen=True)
@@ -142,6 +138,10 @@ class RoundFacts:
     snapshot: Snapshot
     candidates_hash: str | None
     run_id: str | None
+    deadline: int
+    """Unix seconds."""
+    paused_at: int | None
+    """Since when it stands still, in Unix seconds."""
 
 
 class Ledger:
@@ -167,7 +167,7 @@ class Ledger:
             NotAllowed: the policy has no such mode, or its ε is spent.
         """
         self._policy.require_mode(order.plan.mode)
-        parts = _each_token_once(parts)
+        parts = once_each(parts)
         enough = self._enough(parts)
         with self._database.writing() as session:
             if session.scalar(select(RoundRow).where(RoundRow.order_nonce == order.nonce)):
@@ -182,7 +182,7 @@ class Ledger:
             taking_part = [p for p in parts if p.grant.grant_id in enough]
             _require_secret(order.plan, len(taking_part))
             self._require_budget(session, order.plan, {p.grant.member for p in taking_part})
-            offered = [v for p in taking_part for v in p.verdicts if v.token in p.admitted]
+            offered = [v for p in taking_part for v in p.offered]
             others = live_verdicts(session, order.base_hash, {p.grant.member for p in taking_part})
             release_terms(self._policy, [*offered, *others])
             now = self._now()
@@ -195,7 +195,7 @@ class Ledger:
             row.order_nonce = order.nonce
             session.flush()
             for part in parts:
-                _add_part(session, row.round_id, part, part.grant.grant_id in enough)
+                add_part(session, row.round_id, part, None if part.grant.grant_id in enough else TOO_FEW)
             self._note(
                 session,
                 "round.opened",
@@ -236,10 +236,8 @@ class Ledger:
         """
         with self._database.writing() as session:
             note_act(session, order, signature, snapshot, self._now())
-            row = session.get(ContributionRow, order.contribution_id)
-            if row is None:
-                raise NotFound(f"There is no contribution {order.contribution_id}.")
-            if row.state != "live":
+            row = contribution_row(session, order.contribution_id)
+            if row.state not in KEPT:
                 raise Conflict(f"Contribution {row.contribution_id} is {row.state} already.")
             reason = f"{order.admin} removed it: {order.reason}"
             return self._end_all(session, [Lapse(row.contribution_id, row.member, None, reason)], snapshot)
@@ -290,7 +288,7 @@ class Ledger:
         Who has too few admitted tokens by now is not waited for, and what was trained on a token that is not admitted
         any more dies. Nobody's part grows, and nothing else is asked for again. A round with a secret sum is cancelled.
         """
-        parts = _each_token_once(parts)
+        parts = once_each(parts)
         enough = self._enough(parts)
         with self._database.writing() as session:
             row = round_row(session, round_id)
@@ -307,7 +305,7 @@ class Ledger:
                 before=before.model_dump(mode="json"),
                 snapshot=snapshot.model_dump(mode="json"),
             )
-            if _plan(row).mode is Mode.SECAGG:
+            if plan_of(row).mode is Mode.SECAGG:
                 why = "A secret sum cannot do without one member's part; start the round again."
                 self._move(session, row, Step(RoundState.CANCELLED, why))
                 return
@@ -325,7 +323,7 @@ class Ledger:
             NotFound: the node key has no part in the round.
         """
         with self._database.reading() as session:
-            terms = self._terms(session, round_id, node_key, layers)
+            terms = self._terms(session, round_id, node_key, layers, contribution.header.grant_id)
         try:
             check(contribution, terms)
             self._require_own(contribution.header)
@@ -337,11 +335,29 @@ class Ledger:
         with self._database.writing() as session:
             self._accept(session, round_id, contribution)
 
-    def decline(self, round_id: str, node_key: str, reason: str) -> None:
-        """A member gives nothing to this round, for the reason it says."""
+    def decline(self, round_id: str, node_key: str, reason: str, asked: Collection[str] | None = None) -> None:
+        """A member gives nothing to this round, for the reason it says.
+
+        Raises:
+            Conflict: the member has granted anew since this task went out, which names the grants ``asked`` only.
+        """
         with self._database.writing() as session:
             part = part_of(session, round_id, node_key)
+            if asked is not None and part.grant_id not in asked:
+                raise Conflict("The member has granted anew since this task went out; it is asked again.")
             self._give_up(session, part, f"The member declined: {reason[:300]}")
+
+    def note_asked(self, round_id: str, node_key: str) -> None:
+        """The node was given the task of the moment."""
+        with self._database.writing() as session:
+            part = part_or_none(session, round_id, node_key)
+            if part and part.asked_at is None:
+                part.asked_at = self._now()
+
+    def expected(self, round_id: str) -> frozenset[str]:
+        """The grants that are (still) to contribute, or have."""
+        with self._database.reading() as session:
+            return expected_grants(parts_of(session, round_id))
 
     def note_failure(self, round_id: str, node_key: str, reason: str) -> None:
         """A node could not do its task; it is asked again. The same reason twice is told once."""
@@ -466,32 +482,50 @@ class Ledger:
             return None
         with self._database.writing() as session:
             row = round_row(session, round_id)
-            step = next_step(self._standing(session, row))
+            step = None if row.paused_at is not None else next_step(self._standing(session, row))
             if step:
                 self._move(session, row, step)
             return step
 
     def move(self, round_id: str, step: Step, leaving: RoundState | None = None) -> None:
-        """Raises Conflict when the round is not in a state that goes there, or not in ``leaving`` any more."""
+        """Raises Conflict when the round is paused, in no state that goes there, or not in ``leaving`` any more."""
         with self._database.writing() as session:
-            row = round_row(session, round_id)
+            row = going(round_row(session, round_id))
             if leaving is not None and row.state != leaving:
                 raise Conflict(f"Round {round_id} is {row.state} by now.")
             self._move(session, row, step)
 
-    def set_run(self, round_id: str, run_id: str) -> None:
-        """Note which Flower run carries the round."""
-        with self._database.writing() as session:
-            round_row(session, round_id).run_id = run_id
-
-    def set_candidates(self, round_id: str, merged: Collection[str], candidates_hash: str) -> None:
-        """The merge is done: these contributions, these candidates. The members score them next, but not in ``dp``."""
+    def set_run(self, round_id: str, run_id: str, ended: str | None = None) -> None:
+        """Note which Flower run carries the round; with ``ended``, how the one before it ended is told."""
         with self._database.writing() as session:
             row = round_row(session, round_id)
+            before, row.run_id = row.run_id, run_id
+            if ended is None:
+                return
+            missing = expected_grants(parts_of(session, round_id)) - contributed_grants(session, round_id)
+            self._note(
+                session,
+                "round.run-again",
+                "The Flower run that asks the members ended before the round did; another goes on where it stood.",
+                round_id=round_id,
+                run_id=run_id,
+                before=before,
+                status=ended,
+                missing=len(missing),
+            )
+
+    def set_candidates(self, round_id: str, merged: Collection[str], candidates_hash: str) -> None:
+        """The merge is done: these contributions, these candidates. The members score them next, but not in ``dp``.
+
+        Raises:
+            Conflict: the round is paused, or not in merging any more.
+        """
+        with self._database.writing() as session:
+            row = going(round_row(session, round_id))
             row.merged, row.candidates_hash = json.dumps(sorted(merged)), candidates_hash
             row.scoring_since = self._now()
             step = Step(RoundState.SCORING, f"{len(merged)} contributions are merged; the members score.")
-            if _plan(row).mode is Mode.DP:
+            if plan_of(row).mode is Mode.DP:
                 step = Step(RoundState.PUBLISHING, f"{len(merged)} contributions are merged, with noise.")
             self._move(session, row, step)
 
@@ -499,24 +533,24 @@ class Ledger:
         """Raises NotAllowed when a ``dp`` release of what is live now would tell of a member beyond the policy's ε."""
         with self._database.reading() as session:
             row = round_row(session, round_id)
-            self._require_budget(session, _plan(row), {one.member for one in mergeable(session, row)})
+            self._require_budget(session, plan_of(row), {one.member for one in mergeable(session, row)})
 
     def privacy_after(self, round_id: str) -> PrivacySpent | None:
         """What all releases tell of a member once this round's is out; None in other modes than ``dp``."""
         with self._database.reading() as session:
             row = round_row(session, round_id)
-            plan, members = _plan(row), {one.member for one in mergeable(session, row)}
+            plan, members = plan_of(row), {one.member for one in mergeable(session, row)}
             return budget.after(session, plan, members) if plan.mode is Mode.DP else None
 
     def publish(self, round_id: str, cid: str, manifest: Manifest) -> None:
         """The release is in the store and read back.
 
         Raises:
-            Conflict: the live contributions have changed since the merge; the round merges again.
+            Conflict: the live contributions have changed since the merge, and the round merges again; or it is paused.
             NotAllowed: another ``dp`` release came first, and with both the policy's ε would be spent.
         """
         with self._database.writing() as session:
-            row = round_row(session, round_id)
+            row = going(round_row(session, round_id))
             standing = self._standing(session, row)
             latest = latest_release(session)
             if standing.live != standing.merged or manifest.parent != (latest.cid if latest else None):
@@ -561,6 +595,8 @@ class Ledger:
                 snapshot=Snapshot.model_validate_json(row.snapshot),
                 candidates_hash=row.candidates_hash,
                 run_id=row.run_id,
+                deadline=row.deadline,
+                paused_at=row.paused_at,
             )
 
     def train_task(self, round_id: str) -> TrainTask:
@@ -662,7 +698,7 @@ class Ledger:
         removed = {lapse.contribution_id for lapse in died} & set(merged_ids(parent))
         if not removed:
             return None
-        if _plan(parent).mode is Mode.SECAGG:
+        if plan_of(parent).mode is Mode.SECAGG:
             self._note(
                 session,
                 "release.outdated",
@@ -677,7 +713,7 @@ class Ledger:
             session,
             RoundKind.REMOVAL,
             sha256(f"removal {number} {release.cid}".encode())[:16],
-            _plan(parent),
+            plan_of(parent),
             parent.base_hash,
             snapshot,
         )
@@ -711,15 +747,9 @@ class Ledger:
         return row
 
     def _move(self, session: Session, row: RoundRow, step: Step) -> None:
-        if row.state in EXCHANGES and step.to not in ENDED and _plan(row).mode is Mode.SECAGG:
+        if row.state in EXCHANGES and step.to not in ENDED and plan_of(row).mode is Mode.SECAGG:
             step = self._close_exchange(session, row, step)
-        require_allowed(RoundState(row.state), step.to)
-        row.state = step.to
-        if step.to in (RoundState.FAILED, RoundState.CANCELLED):
-            row.reason = step.reason
-        self._note(
-            session, f"round.{step.to}", f"The round is {step.to}. {step.reason}", round_id=row.round_id, state=step.to
-        )
+        move(session, row, step, self._now())
 
     def _close_exchange(self, session: Session, row: RoundRow, step: Step) -> Step:
         """The step itself, or the end of the round where too few answered; the last exchange has nothing to close."""
@@ -739,26 +769,31 @@ class Ledger:
             budget.require(session, plan, members, self._policy.epsilon_limit)
 
     def _standing(self, session: Session, row: RoundRow) -> Standing:
+        parts, live = parts_of(session, row.round_id), live_grants_of(session, row.round_id)
+        exchanged = sums.exchanged(session, row)
         return Standing(
             kind=RoundKind(row.kind),
             state=RoundState(row.state),
             now=self._clock(),
             deadline=row.deadline,
-            quorum=_plan(row).quorum,
-            expected=expected_grants(parts_of(session, row.round_id)),
-            contributed=contributed_grants(session, row.round_id),
+            quorum=plan_of(row).quorum,
+            expected=expected_grants(parts),
+            contributed=live,
+            set_aside=contributed_grants(session, row.round_id) - live,
+            paused=row.paused_at is not None,
+            absent=absences(session, row.round_id, live, exchanged) if row.state in EXCHANGES else (),
             live=frozenset(one.contribution_id for one in mergeable(session, row)),
             merged=frozenset(merged_ids(row)),
             needless=row.kind == RoundKind.REMOVAL and all(one.state == "live" for one in released(session)),
             scorers=scorer_keys(session, row),
             scored=scored_keys(session, row),
             scoring_ends=(row.scoring_since or 0) + self._scoring_seconds,
-            exchanged=sums.exchanged(session, row),
-            is_sealed=_plan(row).mode is Mode.SECAGG,
+            exchanged=exchanged,
+            is_sealed=plan_of(row).mode is Mode.SECAGG,
         )
 
-    def _terms(self, session: Session, round_id: str, node_key: str, layers: Layers) -> Terms:
-        row, part = round_row(session, round_id), part_of(session, round_id, node_key)
+    def _terms(self, session: Session, round_id: str, node_key: str, layers: Layers, grant_id: str) -> Terms:
+        row, part = round_row(session, round_id), part_of(session, round_id, node_key, grant_id)
         _require_taking(row)
         return Terms(
             round_id=round_id,
@@ -776,7 +811,7 @@ class Ledger:
         named = f'"adapter_sha256":"{header.adapter_sha256}"'
         with self._database.reading() as session:
             others = ContributionRow.member != session.get_one(GrantRow, header.grant_id).member
-            copied = select(ContributionRow).where(others, ContributionRow.state == "live")
+            copied = select(ContributionRow).where(others, ContributionRow.state.in_(KEPT))
             if session.scalar(copied.where(ContributionRow.header.contains(named)).limit(1)):
                 raise ContributionRefused("Another member has contributed this very adapter.", "Train one of your own.")
 
@@ -786,6 +821,8 @@ class Ledger:
             return
         _require_taking(round_row(session, round_id))
         part = session.get_one(RoundGrantRow, (round_id, header.grant_id))
+        if part.reason == REPLACED:
+            self._take_back(session, part)
         if not part.expected:
             raise Conflict(f"The round does not take this grant's contribution: {part.reason}")
         if header.grant_id in contributed_grants(session, round_id):
@@ -803,6 +840,19 @@ class Ledger:
             member=row.member,
             bytes=row.size,
         )
+
+    def _take_back(self, session: Session, part: RoundGrantRow) -> None:
+        """A machine answers under the grant that it was asked by; the newer one for the same machine counts later.
+
+        Nothing, where the newer grant's contribution is here, or another machine was asked.
+        """
+        earlier = session.get_one(GrantRow, part.grant_id)
+        newer = part_or_none(session, part.round_id, earlier.node_key)
+        if newer is None or not newer.expected or newer.grant_id in contributed_grants(session, part.round_id):
+            return
+        if session.get_one(GrantRow, newer.grant_id).member == earlier.member:
+            self._give_up(session, newer, ASKED_BEFORE)
+            part.expected, part.reason = True, None
 
     def _refuse(self, round_id: str, grant_id: str, contribution: Contribution, refusal: ContributionRefused) -> None:
         with self._database.writing() as session:
@@ -824,7 +874,7 @@ class Ledger:
             select(ContributionRow).where(
                 ContributionRow.round_id == row.round_id,
                 ContributionRow.grant_id == grant_id,
-                ContributionRow.state == "live",
+                ContributionRow.state.in_(KEPT),
             )
         ).all()
         lost = {v.token: v for v in part.verdicts if not v.allow}
@@ -836,21 +886,18 @@ class Ledger:
         session.execute(
             delete(RoundTokenRow).where(RoundTokenRow.round_id == row.round_id, RoundTokenRow.grant_id == grant_id)
         )
-        _add_tokens(session, row.round_id, part)
+        add_tokens(session, row.round_id, part)
         if not expected:
             stored = session.get_one(RoundGrantRow, (row.round_id, grant_id))
             self._give_up(session, stored, "Too few of its tokens are admitted at the round's new snapshot.")
 
     def _give_up(self, session: Session, part: RoundGrantRow, reason: str) -> None:
-        if not part.expected:
-            return
-        part.expected, part.reason = False, reason
-        self._note(session, "round.without", reason, round_id=part.round_id, grant_id=part.grant_id)
+        give_up(session, part, reason, self._now())
 
     def _end(self, session: Session, lapse: Lapse, snapshot: Snapshot) -> bool:
-        """Whether the contribution was live until now. A round that gathers does not ask its member again."""
+        """Whether the contribution had not ended until now. A round that gathers does not ask its member again."""
         row = session.get_one(ContributionRow, lapse.contribution_id)
-        if row.state != "live":
+        if row.state not in KEPT:
             return False
         row.state, row.reason = "dead", lapse.reason
         row.lapsed_token = str(lapse.token) if lapse.token else None
@@ -889,37 +936,6 @@ class Ledger:
             snapshot=Snapshot.model_validate_json(made_in.snapshot),
             admitted=admitted,
         )
-
-
-def _add_part(session: Session, round_id: str, part: Part, expected: bool) -> None:
-    reason = None if expected else "Too few of its tokens are admitted at the round's snapshot."
-    session.add(RoundGrantRow(round_id=round_id, grant_id=part.grant.grant_id, expected=expected, reason=reason))
-    _add_tokens(session, round_id, part)
-
-
-def _each_token_once(parts: Sequence[Part]) -> list[Part]:
-    verdicts = each_token_once([(part.grant, part.verdicts) for part in parts])
-    return [replace(part, verdicts=own) for part, own in zip(parts, verdicts, strict=True)]
-
-
-def _add_tokens(session: Session, round_id: str, part: Part) -> None:
-    granted = set(part.grant.tokens)
-    for verdict in part.verdicts:
-        if verdict.allow and verdict.token not in granted:
-            continue  # admitted, but the member did not offer it
-        session.add(
-            RoundTokenRow(
-                round_id=round_id,
-                grant_id=part.grant.grant_id,
-                token=str(verdict.token),
-                allow=verdict.allow,
-                verdict=verdict.canonical().decode(),
-            )
-        )
-
-
-def _plan(row: RoundRow) -> RoundPlan:
-    return RoundPlan.model_validate_json(row.plan)
 
 
 def _require_secret(plan: RoundPlan, members: int) -> None:

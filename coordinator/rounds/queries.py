@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from pydantic import TypeAdapter
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, case, func, select
 from sqlalchemy.orm import Session
 
 from contracts_abi.model import Token
@@ -17,13 +17,16 @@ from coordinator.database import (
     ScoreReportRow,
 )
 from coordinator.identity.members import persons
-from coordinator.rounds.transitions import ENDED, GATHERING, RoundKind, RoundState
+from coordinator.rounds.transitions import ENDED, GATHERING, Absent, Exchanged, RoundKind, RoundState
 from protocol.contribution import ContributionHeader
-from protocol.errors import NotFound
+from protocol.errors import Conflict, NotFound
 from protocol.grant import RoundPlan
 from protocol.modes import Mode
 from protocol.policy import Verdict
 
+REPLACED = "A newer grant of the same member took its place."
+KEPT = ("live", "quarantined")
+"""The states of contributions that have not ended."""
 _IDS = TypeAdapter(tuple[str, ...])
 
 
@@ -32,6 +35,26 @@ def round_row(session: Session, round_id: str) -> RoundRow:
     row = session.get(RoundRow, round_id)
     if row is None:
         raise NotFound(f"There is no round {round_id}.")
+    return row
+
+
+def contribution_row(session: Session, contribution_id: str) -> ContributionRow:
+    """Raises NotFound."""
+    row = session.get(ContributionRow, contribution_id)
+    if row is None:
+        raise NotFound(f"There is no contribution {contribution_id}.")
+    return row
+
+
+def plan_of(row: RoundRow) -> RoundPlan:
+    """What the round was planned as."""
+    return RoundPlan.model_validate_json(row.plan)
+
+
+def going(row: RoundRow) -> RoundRow:
+    """The same; raises Conflict while an admin has it stand still."""
+    if row.paused_at is not None:
+        raise Conflict(f"Round {row.round_id} is paused.", "Resume it first.")
     return row
 
 
@@ -66,18 +89,24 @@ def parts_of(session: Session, round_id: str) -> Sequence[RoundGrantRow]:
     return session.scalars(select(RoundGrantRow).where(RoundGrantRow.round_id == round_id)).all()
 
 
-def part_or_none(session: Session, round_id: str, node_key: str) -> RoundGrantRow | None:
-    """The part of the grant that names this node key."""
+def part_or_none(session: Session, round_id: str, node_key: str, grant_id: str = "") -> RoundGrantRow | None:
+    """The part of the grant that names this node key: where several do, ``grant_id``'s, else the awaited one."""
     return session.scalar(
         select(RoundGrantRow)
         .join(GrantRow, GrantRow.grant_id == RoundGrantRow.grant_id)
         .where(RoundGrantRow.round_id == round_id, GrantRow.node_key == node_key)
+        .order_by(
+            case((GrantRow.grant_id == grant_id, 0), (RoundGrantRow.expected, 1), else_=2),
+            GrantRow.given_at.desc(),
+            GrantRow.grant_id,
+        )
+        .limit(1)
     )
 
 
-def part_of(session: Session, round_id: str, node_key: str) -> RoundGrantRow:
+def part_of(session: Session, round_id: str, node_key: str, grant_id: str = "") -> RoundGrantRow:
     """The same; raises NotFound when there is none."""
-    part = part_or_none(session, round_id, node_key)
+    part = part_or_none(session, round_id, node_key, grant_id)
     if part is None:
         raise NotFound(f"Node key {node_key[:14]}… has no part in round {round_id}.")
     return part
@@ -89,11 +118,32 @@ def expected_grants(parts: Sequence[RoundGrantRow]) -> frozenset[str]:
 
 
 def contributed_grants(session: Session, round_id: str) -> frozenset[str]:
+    """The grants whose contribution the round has, live or set aside."""
+    return _grants_with(session, round_id, *KEPT)
+
+
+def live_grants_of(session: Session, round_id: str) -> frozenset[str]:
     """The grants whose live contribution the round has."""
+    return _grants_with(session, round_id, "live")
+
+
+def _grants_with(session: Session, round_id: str, *states: str) -> frozenset[str]:
     query = select(ContributionRow.grant_id).where(
-        ContributionRow.round_id == round_id, ContributionRow.state == "live"
+        ContributionRow.round_id == round_id, ContributionRow.state.in_(states)
     )
     return frozenset(session.scalars(query))
+
+
+def awaited_until(session: Session, round_id: str) -> int | None:
+    """When the last grant ends whose contribution the round still waits for; None when it waits for none."""
+    missing = expected_grants(parts_of(session, round_id)) - contributed_grants(session, round_id)
+    return session.scalar(select(func.max(GrantRow.expires)).where(GrantRow.grant_id.in_(missing)))
+
+
+def is_released(session: Session, contribution_id: str) -> bool:
+    """Whether any release was merged from it."""
+    published = select(RoundRow.merged).where(RoundRow.cid.is_not(None), RoundRow.merged.contains(contribution_id))
+    return session.scalar(published.limit(1)) is not None
 
 
 def admitted_tokens(session: Session, round_id: str, grant_id: str) -> frozenset[Token]:
@@ -170,8 +220,8 @@ def released(session: Session) -> list[ContributionRow]:
 
 
 def live_under(session: Session, grant_id: str) -> list[ContributionRow]:
-    """What is live of what was contributed under a grant, by id."""
-    query = select(ContributionRow).where(ContributionRow.grant_id == grant_id, ContributionRow.state == "live")
+    """What of what was contributed under a grant has not ended, by id."""
+    query = select(ContributionRow).where(ContributionRow.grant_id == grant_id, ContributionRow.state.in_(KEPT))
     return list(session.scalars(query.order_by(ContributionRow.contribution_id)))
 
 
@@ -210,3 +260,28 @@ def answered_keys(row: RoundRow) -> Select[str]:
     return select(ScoreReportRow.node_key).where(
         ScoreReportRow.round_id == row.round_id, ScoreReportRow.candidates_hash == (row.candidates_hash or "")
     )
+
+
+def absences(session: Session, round_id: str, live: Collection[str], exchanged: Exchanged | None) -> tuple[Absent, ...]:
+    """Whose contribution, or answer to the present exchange, is not there, and why."""
+    set_aside = contributed_grants(session, round_id) - frozenset(live)
+    rows = session.execute(
+        select(RoundGrantRow, GrantRow.member, GrantRow.node_key)
+        .join(GrantRow, GrantRow.grant_id == RoundGrantRow.grant_id)
+        .where(RoundGrantRow.round_id == round_id)
+        .order_by(GrantRow.given_at, GrantRow.grant_id)
+    )
+    return tuple(
+        Absent(member, _why_absent(part, part.grant_id in set_aside))
+        for part, member, node_key in rows
+        if part.reason != REPLACED and not (node_key in exchanged.answered if exchanged else part.grant_id in live)
+    )
+
+
+def _why_absent(part: RoundGrantRow, is_set_aside: bool) -> str:
+    if is_set_aside:
+        return "set aside by an admin"
+    if part.reason:
+        said = part.reason[:1].lower() + part.reason[1:].rstrip(".")
+        return f"its machine failed: {said}" if part.expected else said
+    return "has not answered" if part.asked_at is not None else "its machine was not seen"

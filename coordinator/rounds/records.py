@@ -2,7 +2,9 @@
 
 from sqlalchemy.orm import Session
 
-from coordinator.database import ContributionRow, GrantRow
+from coordinator.database import ContributionRow, GrantRow, RoundRow
+from coordinator.rounds import events
+from coordinator.rounds.transitions import RoundState, Step, require_allowed
 from protocol.contribution import Contribution
 
 
@@ -25,3 +27,20 @@ def add_contribution(
     session.add(row)
     session.flush()
     return row
+
+
+def move(session: Session, row: RoundRow, step: Step, now: int) -> None:
+    """The round takes a step, with its event. Raises Conflict when it is not in a state that goes there."""
+    require_allowed(RoundState(row.state), step.to)
+    row.state = step.to
+    if step.to in (RoundState.FAILED, RoundState.CANCELLED):
+        row.reason, row.paused_at = step.reason, None
+    events.append(
+        session,
+        now,
+        f"round.{step.to}",
+        f"The round is {step.to}. {step.reason}",
+        round_id=row.round_id,
+        state=step.to,
+        **step.facts,
+    )

@@ -1,8 +1,10 @@
 """The states of a round and when it moves from one to the next. Pure: the caller brings the clock and the facts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+from pydantic import JsonValue
 
 from protocol.errors import Conflict
 
@@ -62,6 +64,8 @@ _COUNTED = EXCHANGES[:3]
 GATHERING = frozenset({RoundState.OPEN, *EXCHANGES})
 """States in which a round's contributions are not complete, so that no other round merges them."""
 
+NAMED = 10
+"""How many missing members a sentence names."""
 FIRST_STATE = {RoundKind.TRAINING: RoundState.OPEN, RoundKind.REMOVAL: RoundState.MERGING}
 
 
@@ -80,6 +84,14 @@ class Exchanged:
     ends: float
     enough: bool = False
     """Whether what has come is all that it takes; then nobody else is waited for."""
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A member whose contribution or answer is not there, and why, in words that follow the name."""
+
+    member: str
+    why: str
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,12 @@ class Standing:
     scoring_ends: float = 0.0
     exchanged: Exchanged | None = None
     """Of the present exchange; None in other modes than ``secagg``, and in other states."""
+    paused: bool = False
+    """Whether an admin has it stand still."""
+    set_aside: frozenset[str] = frozenset()
+    """Grants whose contribution an admin has set aside: not awaited, and not counted until it is accepted."""
+    absent: tuple[Absent, ...] = ()
+    """Who is missing while contributions or answers are gathered."""
     is_sealed: bool = False
     """Whether the merge is a secret sum, which cannot be taken apart."""
 
@@ -118,10 +136,14 @@ class Step:
 
     to: RoundState
     reason: str
+    facts: Mapping[str, JsonValue] = field(default_factory=dict)
+    """For the event, beside the sentence."""
 
 
 def next_step(standing: Standing) -> Step | None:
     """The step that is due now. None: wait, or (in merging and publishing) the work of the state is to be done."""
+    if standing.paused:
+        return None
     match standing.state:
         case RoundState.OPEN:
             return Step(RoundState.TRAINING, f"{len(standing.expected)} grants are to contribute.")
@@ -140,7 +162,9 @@ def next_step(standing: Standing) -> Step | None:
 
 def _after_training(standing: Standing) -> Step | None:
     count = len(standing.contributed)
-    if standing.expected <= standing.contributed:
+    if standing.expected <= standing.contributed | standing.set_aside:
+        if count < standing.quorum and standing.set_aside and standing.now < standing.deadline:
+            return None  # an admin may accept what was set aside
         why = f"All contributions that were to come are here: {count}."
     elif standing.now >= standing.deadline:
         why = f"The deadline has passed with {count} of {len(standing.expected)} contributions."
@@ -148,7 +172,19 @@ def _after_training(standing: Standing) -> Step | None:
         return None
     if count >= standing.quorum:
         return Step(RoundState.MERGING, why)
-    return Step(RoundState.FAILED, f"{why} The quorum is {standing.quorum}.")
+    return _without_quorum(standing, why)
+
+
+def _without_quorum(standing: Standing, why: str) -> Step:
+    """The end of a round that too few gave something to: who was missing, and why."""
+    named = ", ".join(f"{one.member} ({one.why})" for one in standing.absent[:NAMED])
+    others = len(standing.absent) - NAMED
+    missing = f" Missing: {named}{f' and {others} more' if others > 0 else ''}." if named else ""
+    facts: dict[str, JsonValue] = {
+        "quorum": standing.quorum,
+        "missing": [{"member": one.member, "why": one.why} for one in standing.absent],
+    }
+    return Step(RoundState.FAILED, f"{why} The quorum is {standing.quorum}.{missing}", facts)
 
 
 def _after_exchange(standing: Standing, exchanged: Exchanged) -> Step | None:
@@ -157,7 +193,7 @@ def _after_exchange(standing: Standing, exchanged: Exchanged) -> Step | None:
     if not (exchanged.enough or exchanged.asked <= exchanged.answered or exchanged.ends <= standing.now):
         return None
     if standing.state in _COUNTED and len(exchanged.answered) < standing.quorum:
-        return Step(RoundState.FAILED, f"{why} The quorum is {standing.quorum}.")
+        return _without_quorum(standing, why)
     after = (*EXCHANGES, RoundState.MERGING)[EXCHANGES.index(standing.state) + 1]
     return Step(after, why)
 

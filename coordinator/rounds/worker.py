@@ -6,12 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import IO, Protocol
 
 import structlog
 
 from contracts_abi.asking import require_canonical
+from contracts_abi.model import Snapshot
+from contracts_abi.ownership.discovery import Sources
 from contracts_abi.rpc import Rpc
 from coordinator.aggregation.gain import choose
 from coordinator.config import CoordinatorSettings
@@ -25,10 +28,11 @@ from coordinator.releases.store import CarStore
 from coordinator.rounds import candidate, private
 from coordinator.rounds.candidate import Candidates, without
 from coordinator.rounds.checks import adapted_layers, fixed_factors
+from coordinator.rounds.latecomers import Latecomers
 from coordinator.rounds.ledger import Ledger, LiveContribution, RoundFacts
 from coordinator.rounds.merging import MergeOrder, Ordered, merge_in_child
 from coordinator.rounds.secret import SecretSums
-from coordinator.rounds.transitions import RoundState, Step
+from coordinator.rounds.transitions import EXCHANGES, RoundState, Step
 from coordinator.watching.forks import Forks
 from coordinator.watching.watcher import Watcher
 from coordinator.webhooks.delivery import Webhooks
@@ -37,12 +41,16 @@ from coordinator.wiring import ledger_of, pinning_of, secret_sums_of, sources_of
 from protocol.adapter import load_adapter
 from protocol.contribution import CandidateName, ScoreReport
 from protocol.errors import BadInput, Conflict, CoterieError, NotAllowed, Unreachable
-from protocol.grant import RoundPlan
+from protocol.grant import Grant, RoundPlan
 from protocol.manifest import BaseReference, GainScore, Manifest, MergedContribution
 from protocol.modes import Mode
-from protocol.policy import licences_of, release_terms
+from protocol.policy import Policy, Verdict, licences_of, release_terms
 
 RUN_CHECK_SECONDS = 5.0
+RUN_PAUSE_SECONDS = 300.0
+"""The longest wait before a run that keeps ending is started again; the first waits are of ``RUN_CHECK_SECONDS``."""
+STABLE_SECONDS = 120.0
+"""A run that was under way for so long has not ended at once: the next one does not wait for the earlier ones' sake."""
 REST_SECONDS = 10.0
 """How long a round rests whose step could not be done, because the SuperLink or a library did not answer."""
 _UNDER_WAY = frozenset({"pending", "starting", "running"})
@@ -62,12 +70,37 @@ class Runs(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class RunTries:
+    """How often a round's run had to be started again lately, and when to look at it next. Times are monotonic."""
+
+    in_vain: int = 0
+    since: float = 0.0
+    next_look: float = 0.0
+
+    def started(self, now: float, *, again: bool) -> "RunTries":
+        """Every start after one that came to nothing is followed by a longer wait, up to ``RUN_PAUSE_SECONDS``."""
+        in_vain = self.in_vain + again
+        wait = min(RUN_CHECK_SECONDS * 2 ** min(in_vain, 10), RUN_PAUSE_SECONDS)
+        return RunTries(in_vain, now, now + wait)
+
+    def under_way(self, now: float) -> "RunTries":
+        """Seen at work; forgiven what was before once it has been for long."""
+        in_vain = 0 if now >= self.since + STABLE_SECONDS else self.in_vain
+        return RunTries(in_vain, self.since, now + RUN_CHECK_SECONDS)
+
+
 class Worker:
     """One for each data folder and database; where the database is shared between machines, others stand by."""
 
-    def __init__(self, settings: CoordinatorSettings, runs: Callable[[], Runs]) -> None:
+    def __init__(
+        self,
+        settings: CoordinatorSettings,
+        runs: Callable[[], Runs],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """``runs`` reaches the SuperLink, or raises Unreachable while there is none."""
-        self._settings = settings
+        self._settings, self._monotonic = settings, monotonic
         self._runs = runs
         self._database = database = Database(settings.database)
         self._ledger: Ledger = ledger_of(settings, database)
@@ -76,10 +109,12 @@ class Worker:
         self._pinning = pinning_of(settings, database, self._store)
         self._rpc = rpc = Rpc(settings.rpc_url)
         policy, sources = settings.loaded_policy, sources_of(settings)
-        forks = Forks(rpc, self._ledger, lambda grant, at: opening_verdicts(rpc, policy, grant, at, sources))
+        judged = partial(_opening, rpc, policy, sources)
+        forks = Forks(rpc, self._ledger, judged)
+        self._latecomers = Latecomers(database, policy, judged)
         self._watcher = Watcher(rpc, self._ledger, lambda: take_snapshot(rpc, policy), policy.ownership, forks)
         self._webhooks = Webhooks(database, load_hooks(settings.webhooks), policy.dao)
-        self._run_checked: dict[str, float] = {}
+        self._tries: dict[str, RunTries] = {}
         self._resting: dict[str, float] = {}
 
     def run(self, stop: threading.Event) -> None:
@@ -111,6 +146,7 @@ class Worker:
             self._watcher.step()
         except CoterieError as error:
             log.warning("the chain was not asked", reason=str(error))
+        self._latecomers.step()
         for round_id in self._ledger.active():
             if self._resting.get(round_id, 0.0) > time.monotonic():
                 continue
@@ -124,7 +160,7 @@ class Worker:
     def advance(self, round_id: str) -> None:
         """Do what is due of one round, until it waits for something."""
         self._begin(self._ledger.facts(round_id))
-        while True:
+        while self._ledger.facts(round_id).paused_at is None:
             if step := self._ledger.take_step(round_id):
                 log.info("round", round_id=round_id, state=step.to, reason=step.reason)
                 continue
@@ -134,13 +170,13 @@ class Worker:
             elif facts.state is RoundState.PUBLISHING:
                 self._publish(facts)
             else:
-                if facts.state in (RoundState.TRAINING, RoundState.SCORING):
+                if facts.state in (*EXCHANGES, RoundState.SCORING):
                     self._keep_running(facts)
                 return
 
     def _begin(self, facts: RoundFacts) -> None:
         """Before a member can decline, a secret sum's terms are fixed."""
-        if facts.plan.mode is Mode.SECAGG and facts.state is RoundState.OPEN:
+        if facts.plan.mode is Mode.SECAGG and facts.state is RoundState.OPEN and facts.paused_at is None:
             self._secret.begin(facts.round_id, adapted_layers(self._settings.base))
 
     def _merge(self, facts: RoundFacts) -> None:
@@ -246,14 +282,19 @@ class Worker:
 
     def _keep_running(self, facts: RoundFacts) -> None:
         """A round that needs its nodes has a Flower run; one that ended early is started again."""
-        if self._run_checked.get(facts.round_id, 0.0) > time.monotonic():
+        now = self._monotonic()
+        tries = self._tries.get(facts.round_id, RunTries())
+        if now < tries.next_look:
             return
         control = self._runs()
-        if facts.run_id is None or control.runs().get(int(facts.run_id)) not in _UNDER_WAY:
-            run_id = control.start_run(facts.round_id)
-            self._ledger.set_run(facts.round_id, str(run_id))
-            log.info("run started", round_id=facts.round_id, run_id=run_id)
-        self._run_checked[facts.round_id] = time.monotonic() + RUN_CHECK_SECONDS
+        status = control.runs().get(int(facts.run_id), "unknown") if facts.run_id else None
+        if status in _UNDER_WAY:
+            self._tries[facts.round_id] = tries.under_way(now)
+            return
+        run_id = control.start_run(facts.round_id)
+        self._ledger.set_run(facts.round_id, str(run_id), status if tries.in_vain == 0 else None)
+        self._tries[facts.round_id] = tries.started(now, again=status is not None)
+        log.info("run started", round_id=facts.round_id, run_id=run_id, before=status)
 
     @contextmanager
     def _alone(self, stop: threading.Event) -> Iterator[None]:
@@ -278,6 +319,10 @@ def _locked(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _opening(rpc: Rpc, policy: Policy, sources: Sources, grant: Grant, at: Snapshot) -> Sequence[Verdict]:
+    return opening_verdicts(rpc, policy, grant, at, sources)
 
 
 def _ordered(one: LiveContribution) -> Ordered:

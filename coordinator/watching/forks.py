@@ -7,7 +7,8 @@ import structlog
 from contracts_abi.asking import is_canonical
 from contracts_abi.model import Snapshot
 from contracts_abi.rpc import Rpc
-from coordinator.rounds.ledger import Ledger, Part
+from coordinator.rounds.ledger import Ledger
+from coordinator.rounds.parts import Part
 from protocol.grant import Grant
 from protocol.policy import Verdict
 

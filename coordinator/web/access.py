@@ -57,6 +57,13 @@ WHO: Mapping[str, Who] = {
     "POST /api/v1/rounds/<round_id>/cancellation": Who.ADMIN_ORDER,
     "POST /api/v1/contributions/<contribution_id>/removal": Who.ADMIN_ORDER,
     "POST /api/v1/grants/<grant_id>/revocation": Who.MEMBER_ORDER,
+    # round_acts.py
+    "POST /api/v1/rounds/<round_id>/pause": Who.ADMIN_ORDER,
+    "POST /api/v1/rounds/<round_id>/resumption": Who.ADMIN_ORDER,
+    "POST /api/v1/rounds/<round_id>/extension": Who.ADMIN_ORDER,
+    "POST /api/v1/rounds/<round_id>/publication": Who.ADMIN_ORDER,
+    "POST /api/v1/contributions/<contribution_id>/quarantine": Who.ADMIN_ORDER,
+    "POST /api/v1/contributions/<contribution_id>/acceptance": Who.ADMIN_ORDER,
     # devices.py
     "GET /device": Who.VISITOR,
     "POST /api/v1/devices": Who.VISITOR,

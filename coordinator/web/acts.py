@@ -61,7 +61,7 @@ class RevokedGrant(Answer):
 def cancel_round(path: RoundPath, body: CancelRoundRequest) -> CancelledRound:
     """End a training round without a release."""
     here, order = service(), body.cancel_round
-    snapshot = _checked(here, order, body.signature, path.round_id)
+    snapshot = checked(here, order, body.signature, path.round_id)
     require_admin(here.rpc, here.policy, order.admin, snapshot)
     here.ledger.cancel(order, body.signature, snapshot)
     return CancelledRound(round_id=path.round_id)
@@ -71,7 +71,7 @@ def cancel_round(path: RoundPath, body: CancelRoundRequest) -> CancelledRound:
 def remove_contribution(path: ContributionPath, body: RemoveContributionRequest) -> RemovedContribution:
     """End one contribution; where it is in the newest release, one without it follows."""
     here, order = service(), body.remove_contribution
-    snapshot = _checked(here, order, body.signature, path.contribution_id)
+    snapshot = checked(here, order, body.signature, path.contribution_id)
     require_admin(here.rpc, here.policy, order.admin, snapshot)
     removal = here.ledger.remove(order, body.signature, snapshot)
     return RemovedContribution(contribution_id=path.contribution_id, removal_round=removal)
@@ -81,7 +81,7 @@ def remove_contribution(path: ContributionPath, body: RemoveContributionRequest)
 def revoke_grant(path: GrantPath, body: RevokeGrantRequest) -> RevokedGrant:
     """Revoke a grant: nothing more is trained under it, and what was, is removed."""
     here, order = service(), body.revoke_grant
-    snapshot = _checked(here, order, body.signature, path.grant_id)
+    snapshot = checked(here, order, body.signature, path.grant_id)
     with here.database.reading() as session:
         grant, _ = grants.granted(session, path.grant_id)
     if (grant.member, grant.digest()) != (order.member, order.grant_hash):
@@ -90,7 +90,7 @@ def revoke_grant(path: GrantPath, body: RevokeGrantRequest) -> RevokedGrant:
     return RevokedGrant(grant_id=path.grant_id, removal_round=removal)
 
 
-def _checked(here: Service, order: Act, signature: str, named: str) -> Snapshot:
+def checked(here: Service, order: Act, signature: str, named: str) -> Snapshot:
     """The finalized block at which the actor signed this order, which is for here, for now, and for what is named.
 
     Raises:

@@ -14,7 +14,7 @@ from coordinator.releases.signing import shown_key
 from coordinator.rounds import events
 from coordinator.rounds.acts import revoked_at
 from coordinator.rounds.events import Event
-from coordinator.rounds.ledger import Part
+from coordinator.rounds.parts import Part
 from coordinator.web import views
 from coordinator.web.asking import asker, fresh_nonce
 from coordinator.web.openapi import Answer, Request, Routes, point_to_next

@@ -15,6 +15,7 @@ from coordinator.web.openapi import DocumentedApp
 from coordinator.web.pages import pages
 from coordinator.web.problems import tell_problems
 from coordinator.web.requests import cookie_name
+from coordinator.web.round_acts import round_acts
 from coordinator.web.service import RegisterNode, Service, UnregisterNode
 from coordinator.web.stream import stream
 from coordinator.web.wallets import wallet_pages, wallets
@@ -46,7 +47,7 @@ def create_app(
     app.extensions["coterie"] = here
     limits = Limits(settings)
     count_requests(app, limits)
-    for routes in (acts, api, devices, wallets):
+    for routes in (acts, round_acts, api, devices, wallets):
         app.register_api(routes)
     for blueprint in (device_pages, gateway, pages, stream, wallet_pages):
         app.register_blueprint(blueprint)

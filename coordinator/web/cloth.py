@@ -83,7 +83,7 @@ class Told:
     tokens: tuple[Tokens, ...]
     share: float | None
     mark: str
-    """merged, waiting, replaced, removed or refused."""
+    """merged, waiting, replaced, removed, quarantined or refused."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def passage_of(release: Release, parent: Release | None, colours: Mapping[str, i
 
 def progress_of(line: RoundLine, scored: int, scorers: int, now: int) -> Progress:
     """How far a round is at ``now``, in Unix seconds."""
-    counts = line.state in (RoundState.OPEN, RoundState.TRAINING)
+    counts = line.state in (RoundState.OPEN, RoundState.TRAINING) and line.paused_at is None
     return Progress(
         line=line,
         doing=STATES.get(line.state, line.state),

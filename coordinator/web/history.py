@@ -70,6 +70,7 @@ class RoundLine:
     cid: str | None
     reason: str
     """Why it failed or was cancelled."""
+    paused_at: int | None
     expected: int
     contributed: int
     refused: int
@@ -344,7 +345,7 @@ def asked_about(session: Session, round_id: str, token_id: int) -> tuple[tuple[G
     )
 
 
-def _round_rows() -> Select[str, int, str, str, int, int, int, str, str, str | None, str | None]:
+def _round_rows() -> Select[str, int, str, str, int, int, int, str, str, str | None, str | None, int | None]:
     """All of them but the orders."""
     return select(
         RoundRow.round_id,
@@ -358,11 +359,12 @@ def _round_rows() -> Select[str, int, str, str, int, int, int, str, str, str | N
         RoundRow.plan,
         RoundRow.cid,
         RoundRow.reason,
+        RoundRow.paused_at,
     )
 
 
 def _lines(
-    session: Session, query: Select[str, int, str, str, int, int, int, str, str, str | None, str | None]
+    session: Session, query: Select[str, int, str, str, int, int, int, str, str, str | None, str | None, int | None]
 ) -> list[RoundLine]:
     rows = session.execute(query).all()
     ids = [row.round_id for row in rows]
@@ -386,6 +388,7 @@ def _lines(
             plan=RoundPlan.model_validate_json(row.plan),
             cid=row.cid,
             reason=row.reason or "",
+            paused_at=row.paused_at,
             expected=expected.get(row.round_id, 0),
             contributed=states.get((row.round_id, "live"), 0),
             refused=states.get((row.round_id, "refused"), 0),

@@ -400,12 +400,6 @@ def _sheet(here: Service, release: Release) -> Sheet | None:
     return known if divided else None
 
 
-@pages.errorhandler(CoterieError)
-def _problem(error: CoterieError) -> tuple[str, int]:
-    """What a person reads instead of a page; programs have the API."""
-    return render_template("problem.html", error=error), error.status
-
-
 @pages.app_context_processor
 def _everywhere() -> dict[str, object]:
     """What every page's head and foot name."""

@@ -16,8 +16,16 @@ from coordinator.database import Database
 from coordinator.eligibility.verdicts import take_snapshot
 from coordinator.releases.store import CarStore
 from coordinator.rounds.ledger import Ledger
+from coordinator.rounds.steering import Steering
 from coordinator.web.feed import Feed
-from coordinator.wiring import SuperLinkAddress, ledger_of, sources_of, superlink_address, superlink_control
+from coordinator.wiring import (
+    SuperLinkAddress,
+    ledger_of,
+    sources_of,
+    steering_of,
+    superlink_address,
+    superlink_control,
+)
 from protocol.policy import Policy
 
 UnregisterNode = Callable[[int], None]
@@ -64,6 +72,10 @@ class Service:
     @cached_property
     def ledger(self) -> Ledger:
         return ledger_of(self.settings, self.database, self.clock)
+
+    @cached_property
+    def steering(self) -> Steering:
+        return steering_of(self.settings, self.database, self.clock)
 
     @cached_property
     def store(self) -> CarStore:

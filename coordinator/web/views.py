@@ -26,7 +26,7 @@ class ContributionView:
     member_short: str
     tokens: tuple[TokenUse, ...]
     state: str
-    """live, dead or refused."""
+    """live, quarantined (set aside by an admin), dead or refused."""
     reason: str
     """Why it is not live."""
     bytes: int
@@ -55,6 +55,8 @@ class RoundView:
     snapshot: Snapshot
     opened_at: int
     deadline: int
+    paused_at: int | None
+    """Since when it stands still; the deadline waits while this is set."""
     expected: int
     contributed: int
     contributions: tuple[ContributionView, ...]
@@ -141,6 +143,7 @@ def _round(session: Session, row: RoundRow) -> RoundView:
         snapshot=Snapshot.model_validate_json(row.snapshot),
         opened_at=row.opened_at,
         deadline=row.deadline,
+        paused_at=row.paused_at,
         expected=sum(part.expected for part in parts),
         contributed=sum(one.state == "live" for one in contributions),
         contributions=contributions,

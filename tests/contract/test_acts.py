@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import Chain
 from eth_account import Account
-from round_parts import adapter_for, contribution_for, reply_of, write_small_base
+from round_parts import PLAN, adapter_for, contribution_for, reply_of, write_small_base
 from sqlalchemy import select
 from test_coordinator_api import (
     ADMIN,
@@ -39,7 +39,18 @@ from coordinator.database import ActRow
 from coordinator.rounds.transitions import RoundState
 from deploy.devchain.anvil import ANVIL_KEYS
 from deploy.devchain.safes import SENTINEL, Safes, safe_signature
-from protocol.acts import Act, CancelRound, RemoveContribution, RevokeGrant
+from protocol.acts import (
+    AcceptContribution,
+    Act,
+    CancelRound,
+    ExtendRound,
+    PauseRound,
+    PublishRound,
+    QuarantineContribution,
+    RemoveContribution,
+    ResumeRound,
+    RevokeGrant,
+)
 from protocol.contribution import TrainTask
 from protocol.errors import Conflict, ContributionRefused, NotAllowed
 from protocol.grant import Grant, sign, signing_hash
@@ -98,10 +109,45 @@ def revoke(here: Coordinator, grant: Grant) -> RevokeGrant:
     return RevokeGrant(**head(here), member=grant.member, grant_hash=grant.digest())
 
 
+def pause(here: Coordinator, round_id: str = ROUND, admin: str = ADMIN) -> PauseRound:
+    return PauseRound(**head(here), admin=address(admin), round_id=round_id, reason="The disk is full.")
+
+
+def resume(here: Coordinator, round_id: str = ROUND, admin: str = ADMIN) -> ResumeRound:
+    return ResumeRound(**head(here), admin=address(admin), round_id=round_id)
+
+
+def extend(here: Coordinator, round_id: str = ROUND, admin: str = ADMIN, deadline: int = 0) -> ExtendRound:
+    deadline = deadline or int(time.time()) + 3590
+    return ExtendRound(**head(here), admin=address(admin), round_id=round_id, deadline=deadline)
+
+
+def publish(here: Coordinator, round_id: str = ROUND, admin: str = ADMIN) -> PublishRound:
+    return PublishRound(**head(here), admin=address(admin), round_id=round_id)
+
+
+def set_aside(here: Coordinator, contribution_id: str = CONTRIBUTION, admin: str = ADMIN) -> QuarantineContribution:
+    fields = {"admin": address(admin), "contribution_id": contribution_id, "reason": "An odd norm."}
+    return QuarantineContribution(**head(here), **fields)
+
+
+def accept(here: Coordinator, contribution_id: str = CONTRIBUTION, admin: str = ADMIN) -> AcceptContribution:
+    return AcceptContribution(**head(here), admin=address(admin), contribution_id=contribution_id)
+
+
+ADMINS_ORDERS = (cancel, pause, resume, extend, publish, remove, set_aside, accept)
+
+
 def give(here: Coordinator, act: Act, signature: str, **kwargs: Any) -> Any:
     path, name = {
         CancelRound: (f"rounds/{act.subject}/cancellation", "cancel_round"),
+        PauseRound: (f"rounds/{act.subject}/pause", "pause_round"),
+        ResumeRound: (f"rounds/{act.subject}/resumption", "resume_round"),
+        ExtendRound: (f"rounds/{act.subject}/extension", "extend_round"),
+        PublishRound: (f"rounds/{act.subject}/publication", "publish_round"),
         RemoveContribution: (f"contributions/{act.subject}/removal", "remove_contribution"),
+        QuarantineContribution: (f"contributions/{act.subject}/quarantine", "quarantine_contribution"),
+        AcceptContribution: (f"contributions/{act.subject}/acceptance", "accept_contribution"),
         RevokeGrant: (f"grants/{act.subject}/revocation", "revoke_grant"),
     }[type(act)]
     return here.client.post(
@@ -128,18 +174,18 @@ def test_a_stolen_session_can_do_nothing_that_matters(here: Coordinator) -> None
     sessions = {key: here.sign_in(key) for key in (ADMIN, ALICE)}
     unsigned = ("0x", "0x" + "00" * 65)
     for signature in (*unsigned, "", "11" * 65):
-        for act, key in ((cancel(here), ADMIN), (remove(here), ADMIN), (revoke(here, grant), ALICE)):
+        for act, key in (*((order(here), ADMIN) for order in ADMINS_ORDERS), (revoke(here, grant), ALICE)):
             problem(give(here, act, signature, headers=sessions[key]), 403, "not-allowed")
         start = {"start_round": here.order().model_dump(mode="json"), "signature": signature}
         problem(here.client.post("/api/v1/rounds", json=start, headers=sessions[ADMIN]), 403, "not-allowed")
         other = here.grant(ALICE, grant.tokens, expires=int(time.time()) + 7200)
         body = {"grant": other.model_dump(mode="json"), "signature": signature}
         problem(here.client.post("/api/v1/grants", json=body, headers=sessions[ALICE]), 403, "not-allowed")
-    signed_in_only = {rule.rule for rule in here.app.url_map.iter_rules() if rule.endpoint.startswith("acts.")}
-    assert len(signed_in_only) == 3, "a new act belongs into this test"
+    signed_in_only = {rule.rule for rule in here.app.url_map.iter_rules() if "acts." in rule.endpoint}
+    assert len(signed_in_only) == len(ADMINS_ORDERS) + 1, "a new act belongs into this test"
 
 
-@pytest.mark.parametrize("order", [cancel, remove])
+@pytest.mark.parametrize("order", ADMINS_ORDERS)
 def test_only_an_admin_gives_an_admin_s_orders(here: Coordinator, order: Callable[..., Act]) -> None:
     by_alice = order(here, admin=ALICE)
     assert "admin role" in problem(give(here, by_alice, sign(by_alice, ALICE)), 403, "not-allowed")
@@ -158,7 +204,7 @@ def test_only_an_admin_gives_an_admin_s_orders(here: Coordinator, order: Callabl
     ],
 )
 def test_an_order_for_another_time_or_place_is_refused(here: Coordinator, changes: dict[str, Any], why: str) -> None:
-    for act in (cancel(here), remove(here), revoke(here, here.grant(ADMIN, ()))):
+    for act in (*(order(here) for order in ADMINS_ORDERS), revoke(here, here.grant(ADMIN, ()))):
         changed = act.model_copy(update=changes)
         assert why in problem(give(here, changed, sign(changed, ADMIN)), 403, "not-allowed")
     start = here.order().model_copy(update=changes)
@@ -167,14 +213,18 @@ def test_an_order_for_another_time_or_place_is_refused(here: Coordinator, change
 
 
 def test_an_order_is_taken_only_where_it_says_what_it_is_about(here: Coordinator) -> None:
-    act = cancel(here)
-    body = {"cancel_round": act.model_dump(mode="json"), "signature": sign(act, ADMIN)}
-    answer = here.client.post(f"/api/v1/rounds/{'ef' * 8}/cancellation", json=body)
-    assert "is about" in problem(answer, 400, "bad-input")
+    for name, act, path in (
+        ("cancel_round", cancel(here), f"rounds/{'ef' * 8}/cancellation"),
+        ("pause_round", pause(here), f"rounds/{'ef' * 8}/pause"),
+        ("accept_contribution", accept(here), f"contributions/{'ef' * 8}/acceptance"),
+    ):
+        body = {name: act.model_dump(mode="json"), "signature": sign(act, ADMIN)}
+        answer = here.client.post(f"/api/v1/{path}", json=body)
+        assert "is about" in problem(answer, 400, "bad-input")
 
 
 def test_a_wallet_is_shown_what_follows_from_the_order(here: Coordinator) -> None:
-    for act in (cancel(here), remove(here), revoke(here, here.grant(ALICE, ()))):
+    for act in (*(order(here) for order in ADMINS_ORDERS), revoke(here, here.grant(ALICE, ()))):
         shown = act.typed_data()
         assert shown["message"]["effect"] == act.effect
         assert [one["name"] for one in shown["types"][type(act).__name__]] == list(shown["message"])
@@ -207,6 +257,71 @@ def test_a_cancelled_round_ends_takes_nothing_more_and_is_cancelled_once(here: C
     block = Snapshot.model_validate_json(kept.snapshot)
     assert json.loads(kept.document)["reason"] == "Wrong captions." and block.number > 0
     assert here.start(here.order()).status_code == 201, "the next round may open"
+
+
+def test_an_admin_pauses_resumes_extends_and_ends_the_wait_each_once(here: Coordinator) -> None:
+    granted = {key: here.join(key) for key in (ALICE, BOB)}
+    short = PLAN.model_copy(update={"deadline_seconds": 600})
+    round_id = here.start(here.order(short)).json["round_id"]
+    here.worker().tick()
+    deadline = here.ledger.facts(round_id).deadline
+    for act, then in (
+        (pause(here, round_id), {"state": RoundState.TRAINING, "paused_at": pytest.approx(time.time(), abs=30)}),
+        (resume(here, round_id), {"state": RoundState.TRAINING, "paused_at": None}),
+    ):
+        told = give(here, act, sign(act, ADMIN)).json
+        assert told.items() >= then.items(), told
+        assert "given before" in problem(give(here, act, sign(act, ADMIN)), 409, "conflict")
+    waited = here.ledger.facts(round_id).deadline - deadline
+    later = extend(here, round_id, deadline=deadline + waited + 1)
+    told = give(here, later, sign(later, ADMIN)).json
+    assert told["deadline"] == deadline + waited + 1
+    early = publish(here, round_id)
+    assert "quorum is 2" in problem(give(here, early, sign(early, ADMIN)), 409, "conflict")
+    train(here, round_id, granted)
+    act = publish(here, round_id)
+    assert give(here, act, sign(act, ADMIN)).json["state"] == RoundState.MERGING
+    kinds = [one.kind for one in acts_kept(here)]
+    assert sorted(kinds) == ["ExtendRound", "PauseRound", "PublishRound", "ResumeRound"]
+
+
+def test_what_is_set_aside_is_merged_only_after_it_is_accepted(here: Coordinator) -> None:
+    round_id, granted = opened(here, ALICE, BOB, CAROL)
+    train(here, round_id, granted)
+    made = here.client.get(f"/api/v1/rounds/{round_id}").json["contributions"]
+    of_bob = next(one["contribution_id"] for one in made if one["member"] == address(BOB))
+    act = set_aside(here, of_bob)
+    assert give(here, act, sign(act, ADMIN)).json == {"contribution_id": of_bob, "state": "quarantined"}
+    assert "given before" in problem(give(here, act, sign(act, ADMIN)), 409, "conflict")
+    shown = next(
+        one
+        for one in here.client.get(f"/api/v1/rounds/{round_id}").json["contributions"]
+        if one["contribution_id"] == of_bob
+    )
+    assert shown["state"] == "quarantined" and "An odd norm." in shown["reason"]
+    here.worker().tick()
+    assert state_of(here, round_id) == RoundState.SCORING
+    assert of_bob not in here.ledger.standing(round_id).merged
+    act = accept(here, of_bob)
+    assert give(here, act, sign(act, ADMIN)).json == {"contribution_id": of_bob, "state": "live"}
+    here.worker().tick()
+    assert of_bob in here.ledger.standing(round_id).merged
+
+
+def test_who_grants_while_a_round_is_open_takes_part_in_it_at_its_own_snapshot(here: Coordinator) -> None:
+    round_id, granted = opened(here, ALICE, BOB)
+    granted[CAROL] = here.join(CAROL)
+    exchange = here.exchange(round_id)
+    task = exchange.next_task()
+    assert task and not exchange.wanted(here.node_id(CAROL), task)
+    here.worker().tick()
+    task = exchange.next_task()
+    assert task and exchange.wanted(here.node_id(CAROL), task)
+    train(here, round_id, granted)
+    here.worker().tick()
+    assert len(here.ledger.standing(round_id).merged) == 3
+    told = TrainTask.model_validate_json(task.body["task"])
+    assert told.snapshot == here.ledger.facts(round_id).snapshot and granted[CAROL] in told.tokens
 
 
 @pytest.mark.usefixtures("each_database")
@@ -244,7 +359,6 @@ def test_nobody_revokes_another_s_grant(here: Coordinator) -> None:
     problem(give(here, unknown, sign(unknown, ALICE)), 404, "not-found")
 
 
-@pytest.mark.usefixtures("each_database")
 def test_a_contribution_that_dies_by_an_order_leaves_the_round_that_it_was_made_for(here: Coordinator) -> None:
     round_id, granted = opened(here, ALICE, BOB)
     train(here, round_id, granted)
@@ -318,13 +432,14 @@ def test_a_safe_grants_and_the_release_says_at_which_block_that_held(
     manifest = Manifest.model_validate(here.client.get("/api/v1/releases/latest").json["manifest"])
     [unproven] = manifest.unproven
     assert unproven.member == safe.address and unproven.signed_at
-    manifest.check(manifest.files)
-    manifest.check(manifest.files, lambda block: at_block(chain.rpc, block))
+    files = dict.fromkeys(manifest.names, "") | manifest.files
+    manifest.check(files)
+    manifest.check(files, lambda block: at_block(chain.rpc, block))
     with pytest.raises(NotAllowed, match=safe.address):
         unproven.check(lambda _: at_block(chain.rpc, chain.snapshot()))  # the owner has gone since
     unnamed = manifest.model_copy(update={"contributions": (unproven.model_copy(update={"signed_at": None}),)})
     with pytest.raises(NotAllowed, match=safe.address):
-        unnamed.check(manifest.files)
+        unnamed.check(files)
 
     order = revoke(here, given(here, granted[BOB]))
     first = give(here, order, sign(order, BOB)).json["removal_round"]

@@ -714,6 +714,10 @@ def test_the_gateway_serves_files_cars_and_blocks(here: Coordinator) -> None:
     cid = here.service.store.put({"samples.png": b"not really a picture", "page.html": b"<script>"})
     shown = here.client.get(f"/ipfs/{cid}/samples.png")
     assert (shown.status_code, shown.content_type, shown.data) == (200, "image/png", b"not really a picture")
+    kept = {"If-None-Match": shown.headers["ETag"]}
+    assert "immutable" in shown.headers["Cache-Control"]
+    assert here.client.get(f"/ipfs/{cid}/samples.png", headers=kept).status_code == 304
+    assert here.client.get(f"/ipfs/{cid}?format=car", headers=kept).status_code == 200, "another form is another thing"
     assert here.client.get(f"/ipfs/{cid}/page.html").content_type == "application/octet-stream"
     car = here.client.get(f"/ipfs/{cid}?format=car")
     assert car.status_code == 200 and car.content_type.startswith("application/vnd.ipld.car")

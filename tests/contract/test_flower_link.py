@@ -56,6 +56,9 @@ EXCHANGE = """
             (self.folder / "new").write_bytes(reply["delta"])
             (self.folder / "new").rename(self.folder / str(node_id))
 
+        def asked(self, task, node_id):
+            pass
+
         def failed(self, task, node_id, reason):
             (self.folder / f"failed-{node_id}").write_text(reason)
 

@@ -15,7 +15,7 @@ from dao_parts import COMMERCIAL, NOUNS, NOW, PERSONAL, POLICY, Dao, published, 
 from sqlalchemy import Engine, event
 
 from contracts_abi.model import Token
-from coordinator.database import EventRow
+from coordinator.database import EventRow, RoundRow
 from coordinator.rounds import events
 from coordinator.web import history, pages
 from coordinator.web.cloth import members_of, pairs_of, ribbon_of
@@ -162,10 +162,17 @@ def test_releases_that_share_no_words_are_shown_below_each_other(dao: Dao) -> No
 
 def test_what_is_not_there_is_told_to_a_person_on_a_page(told: tuple[Dao, str, str]) -> None:
     dao, *_ = told
-    for path in ("/releases/7", "/releases/compare?a=1&b=9", "/rounds/none", "/rules/" + "0" * 64 + ".json"):
-        answer = dao.client.get(path)
-        assert answer.status_code == 404 and "It is not here" in answer.text, path
-    answer = dao.client.get("/releases?before=1e3")
+    browser = {"Accept": "text/html"}
+    for path, said in (
+        ("/releases/7", "There is no release 7."),
+        ("/releases/compare?a=1&b=9", "There is no release 9."),
+        ("/rounds/none", "There is no round none."),
+        ("/rules/" + "0" * 64 + ".json", "No policy with this fingerprint was ever in force here."),
+        ("/rules/mine.json", "A policy is called by its fingerprint, 64 hex digits."),
+    ):
+        answer = dao.client.get(path, headers=browser)
+        assert answer.status_code == 404 and said in answer.text and "<h1>" in answer.text, path
+    answer = dao.client.get("/releases?before=1e3", headers=browser)
     assert answer.status_code == 400 and "before is a whole number." in answer.text
 
 
@@ -190,6 +197,15 @@ def test_a_round_that_led_to_a_release_links_to_it(told: tuple[Dao, str, str]) -
     page = dao.page("/rounds")
     (path,) = re.findall(r'<a href="(/rounds/\w+)">', page)
     assert 'href="/releases/1"' in dao.page(path)
+
+
+def test_a_paused_round_says_so_and_counts_no_minutes(dao: Dao) -> None:
+    two_members(dao)
+    round_id = dao.start_round()
+    with dao.service.database.writing() as session:
+        session.get_one(RoundRow, round_id).paused_at = NOW
+    said = words(dao.page(f"/rounds/{round_id}"))
+    assert "An admin has paused it since" in said and "minutes left" not in said
 
 
 def test_the_part_that_tells_of_progress_asks_for_itself_until_the_round_has_ended(dao: Dao) -> None:

@@ -100,6 +100,17 @@ def test_an_admin_starts_removes_and_cancels_with_a_reason(there: Shell) -> None
     first = here.client.get(f"/api/v1/rounds/{round_id}").json["contributions"][0]
     said = there.dao("contribution", "remove", first["contribution_id"], "--reason", "Not theirs.", key=ADMIN)
     assert said == first["contribution_id"]
+    second = here.client.get(f"/api/v1/rounds/{round_id}").json["contributions"][1]["contribution_id"]
+    for words in (
+        ("contribution", "quarantine", second, "--reason", "An odd norm."),
+        ("contribution", "accept", second),
+        ("round", "pause", round_id, "--reason", "The disk is full."),
+        ("round", "resume", round_id),
+    ):
+        assert there.dao(*words, key=ADMIN) in (round_id, second)
+    assert "is no date" in there.dao("round", "extend", round_id, "--deadline", "soon", key=ADMIN)
+    assert "not later" in there.dao("round", "extend", round_id, "--deadline", "2020-01-01", key=ADMIN)
+    assert "quorum is 2" in there.dao("round", "publish", round_id, key=ADMIN)
     assert there.dao("round", "cancel", round_id, "--reason", "Enough.", key=ADMIN) == round_id
     shown = here.client.get(f"/api/v1/rounds/{round_id}").json
     assert shown["state"] == RoundState.CANCELLED and "Enough." in shown["reason"]

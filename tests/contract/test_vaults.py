@@ -17,7 +17,7 @@ from client.wallet.grant import StoredGrant
 from contracts_abi.delegation import MAX_VAULTS, REGISTRY, RIGHTS, delegated, vaults_of
 from contracts_abi.model import Token
 from coordinator.eligibility.verdicts import recheck, verdicts_for
-from coordinator.rounds.ledger import Part, _each_token_once
+from coordinator.rounds.parts import Part, once_each
 from coordinator.watching.forks import Forks
 from coordinator.watching.lapses import Watched
 from coordinator.watching.watcher import Watcher
@@ -206,9 +206,9 @@ def test_a_token_counts_once_in_a_round_for_the_earlier_grant(vault: Vault) -> N
     for member, tokens in ((vault.hot, (vault.noun,)), (vault.cold, (vault.noun, vault.commercial))):
         grant = given(vault.chain, member.address, tokens)
         parts.append(Part(grant, tuple(recheck(vault.chain.rpc, policy, grant, snapshot))))
-    assert [part.admitted for part in _each_token_once(parts)] == [{vault.noun}, {vault.commercial}]
-    assert [part.admitted for part in _each_token_once(parts[::-1])] == [{vault.noun, vault.commercial}, frozenset()]
-    later = _each_token_once(parts)[1]
+    assert [part.admitted for part in once_each(parts)] == [{vault.noun}, {vault.commercial}]
+    assert [part.admitted for part in once_each(parts[::-1])] == [{vault.noun, vault.commercial}, frozenset()]
+    later = once_each(parts)[1]
     assert any("granted it first" in verdict.reason for verdict in later.verdicts)
 
 

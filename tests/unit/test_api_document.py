@@ -52,12 +52,12 @@ def test_every_operation_says_what_it_is_for_whom_it_is_and_what_comes_back(docu
         assert written["summary"].endswith("."), name
         who = access.Who(written["x-who"])
         assert (written.get("security") is not None) == (who in SESSIONS), name
-        answers = {
-            key: next(iter(one["content"].values()))["schema"]["$ref"] for key, one in written["responses"].items()
-        }
-        assert answers.pop("default") == "#/components/schemas/Problem", name
-        assert all(reference.removeprefix("#/components/schemas/") in schemas for reference in answers.values()), name
-        assert len(answers) == 1, name
+        answers = {key: next(iter(one["content"].items())) for key, one in written["responses"].items()}
+        _, problem = answers.pop("default")
+        assert problem["schema"]["$ref"] == "#/components/schemas/Problem", name
+        [(kind, answer)] = answers.values()
+        if kind == "application/json":  # a file has no model
+            assert answer["schema"]["$ref"].removeprefix("#/components/schemas/") in schemas, name
 
 
 def test_no_page_comes_with_the_document(app: Flask) -> None:

@@ -22,6 +22,7 @@ from coordinator.database import Base, Database, EventRow, NonceRow, database_st
 from coordinator.engines import opened, place
 from coordinator.rounds import events
 from coordinator.schema import FIRST, newest, upgrade
+from coordinator.wiring import CONFIG_VARIABLE
 from protocol.errors import BadInput, Conflict, Unreachable
 
 ROOT = Path(__file__).parents[2]
@@ -344,18 +345,22 @@ def end_connections(postgres: Postgres, url: str) -> None:
 # At the shell ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_shell_shows_upgrades_and_checks_the_database(first: Engine, url: str, tmp_path: Path) -> None:
+def test_the_shell_shows_upgrades_and_checks_the_database(
+    first: Engine, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tmp_path / "coordinator.toml"
-    config.write_text(
-        f'rpc_url = "http://127.0.0.1:9"\npolicy = "p"\nbase = "b"\nbase_name = "none"\ndatabase_url = "{url}"\n'
-    )
+    config.write_text('rpc_url = "http://127.0.0.1:9"\npolicy = "p"\nbase = "b"\nbase_name = "none"\n')
+    monkeypatch.setenv("COTERIE_COORDINATOR_DATABASE_URL", url)
+    monkeypatch.setenv(CONFIG_VARIABLE, str(config))
+
+    def run(*command: str) -> str:
+        return CliRunner().invoke(app, [*command, "--config", str(config)]).output
 
     def said(command: str) -> str:
-        done = CliRunner().invoke(
-            app, ["database", command, "--config", str(config)], env={"COTERIE_COORDINATOR_DATABASE_URL": url}
-        )
-        return done.output
+        return run("database", command)
 
+    for process in ("serve", "worker"):
+        assert "at revision 0001, and this version needs" in run(process)
     assert "at revision 0001" in said("status") and "Run: coterie-coordinator database upgrade" in said("status")
     assert "this version needs" in said("check")
     assert f"was at revision 0001; it is at revision {newest()} now" in said("upgrade")

@@ -18,7 +18,17 @@ from client.config import MemberSettings
 from coordinator.cli import app as dao_commands
 from coordinator.config import CoordinatorSettings
 from coordinator.web.app import create_app
-from protocol.acts import CancelRound, RemoveContribution, RevokeGrant
+from protocol.acts import (
+    AcceptContribution,
+    CancelRound,
+    ExtendRound,
+    PauseRound,
+    PublishRound,
+    QuarantineContribution,
+    RemoveContribution,
+    ResumeRound,
+    RevokeGrant,
+)
 from protocol.contribution import ContributionHeader
 from protocol.grant import Grant, RoundPlan, StartRound
 from protocol.manifest import Manifest
@@ -190,6 +200,12 @@ def test_the_typed_data_is_documented_field_by_field() -> None:
     acts = (
         CancelRound.model_construct(**head, admin="", round_id="", reason=""),
         RemoveContribution.model_construct(**head, admin="", contribution_id="", reason=""),
+        PauseRound.model_construct(**head, admin="", round_id="", reason=""),
+        ResumeRound.model_construct(**head, admin="", round_id=""),
+        ExtendRound.model_construct(**head, admin="", round_id="", deadline=1),
+        PublishRound.model_construct(**head, admin="", round_id=""),
+        QuarantineContribution.model_construct(**head, admin="", contribution_id="", reason=""),
+        AcceptContribution.model_construct(**head, admin="", contribution_id=""),
         RevokeGrant.model_construct(**head, member="", grant_hash=HASH),
     )
     for name, document in (("Grant", grant), ("StartRound", order), *((type(act).__name__, act) for act in acts)):

@@ -8,6 +8,8 @@ import pytest
 from coordinator.rounds.transitions import (
     ALLOWED,
     ENDED,
+    NAMED,
+    Absent,
     RoundKind,
     RoundState,
     Standing,
@@ -134,6 +136,28 @@ def test_every_step_is_one_that_rounds_may_make() -> None:
         step = next_step(standing)
         if step:
             require_allowed(state, step.to)
+
+
+def test_a_paused_round_takes_no_step() -> None:
+    for state, now in product(RoundState, (100, 10**6)):
+        assert next_step(replace(SCORING, state=state, now=now, paused=True)) is None
+
+
+def test_what_is_set_aside_is_not_awaited_and_not_counted() -> None:
+    one_aside = replace(TRAINING, contributed=frozenset("ab"), set_aside=frozenset("c"))
+    step = next_step(one_aside)
+    assert step and step.to is RoundState.MERGING
+    short = replace(one_aside, contributed=frozenset("a"), set_aside=frozenset("bc"))
+    assert next_step(short) is None, "it may be accepted until the deadline"
+    step = next_step(replace(short, now=1000))
+    assert step and step.to is RoundState.FAILED
+
+
+def test_a_long_list_of_the_missing_is_cut_in_the_sentence_and_whole_in_the_event() -> None:
+    absent = tuple(Absent(f"0x{n:02}", "its machine was not seen") for n in range(NAMED + 3))
+    step = next_step(replace(TRAINING, now=1000, contributed=frozenset(), absent=absent))
+    assert step and step.reason.endswith(f"0x{NAMED - 1:02} (its machine was not seen) and 3 more.")
+    assert len(step.facts["missing"]) == NAMED + 3  # type: ignore[arg-type]
 
 
 def test_a_move_that_no_round_makes_is_refused() -> None:
