@@ -42,6 +42,7 @@ from client.wallet.grant import (
     stored_grants,
 )
 from client.wallet.key import Wallet, at_hand, load_wallet
+from client.wallet.renewal import renewed
 from client.wallet.sign_in import require_own_domain
 from client.watch.command import watch
 from contracts_abi.rpc import Rpc
@@ -262,8 +263,12 @@ def grant_from_browser(api: CoordinatorApi, dao: Dao, settings: MemberSettings, 
 
 def _goes_on(api: CoordinatorApi, dao: Dao, settings: MemberSettings) -> bool:
     """Whether a grant to this very machine is in force, so that nobody has to sign after every restart."""
-    grant = standing_grant(stored_grants(settings.home), dao, node_key.public_of(settings.node_key), int(time.time()))
+    public = node_key.public_of(settings.node_key)
+    grant = standing_grant(stored_grants(settings.home), dao, public, int(time.time()))
     if grant is None or not api.grant_stands(grant.grant_id):
+        newer = renewed(api, settings, public)
+        grant = newer.grant if newer else None
+    if grant is None:
         return False
     until = datetime.fromtimestamp(grant.expires, UTC).date()
     console.print(

@@ -15,7 +15,7 @@ from client.wallet.sign_in import require_own_domain
 from contracts_abi.model import Address, Snapshot
 from protocol.acts import RevokeGrant
 from protocol.errors import BadInput, CoterieError, NotFound, Unreachable
-from protocol.grant import Grant, Hash
+from protocol.grant import Grant, Hash, SignedGrant
 from protocol.node_key import RetireKey
 from protocol.policy import Policy, Verdict
 from protocol.sign_in import sign_in_message
@@ -102,6 +102,7 @@ class _ShownGrant(_Answer):
     """``GET /api/v1/grants/<id>``."""
 
     grant: Grant
+    signature: str
 
 
 class DeviceCode(_Answer):
@@ -130,6 +131,7 @@ class StandingGrant(_Answer):
 
     grant_id: str
     replaced: bool
+    newer: str | None = None
 
 
 class CoordinatorApi:
@@ -180,6 +182,10 @@ class CoordinatorApi:
         except NotFound:
             return False
 
+    def newer_grant(self, grant_id: str) -> str | None:
+        """The id of the grant that has replaced this one for the same node key, if any. Raises NotFound."""
+        return _read(StandingGrant, self._get(f"grants/{grant_id}")).newer
+
     def retire_key(self, order: RetireKey, signature: str) -> None:
         """Have an old node key shut out for good; ``signature`` is its own."""
         self._post("node-keys/retire", {"retire_key": order.model_dump(mode="json"), "signature": signature})
@@ -196,10 +202,14 @@ class CoordinatorApi:
         """A grant that the coordinator has; NotFound when there is none with this id."""
         if not re.fullmatch(r"[0-9a-f]{16}", grant_id):
             raise BadInput(f"{grant_id[:40]} is no grant's id.", "It has 16 hexadecimal digits.")
+        return self.signed_grant(grant_id).grant
+
+    def signed_grant(self, grant_id: str) -> SignedGrant:
+        """The same, with the signature as the coordinator has it; nothing is said about whether that holds."""
         shown = _read(_ShownGrant, self._get(f"grants/{grant_id}"))
         if shown.grant.grant_id != grant_id:
             raise Unreachable(f"The coordinator answered with another grant than {grant_id}.", "Tell the DAO.")
-        return shown.grant
+        return SignedGrant(grant=shown.grant, signature=shown.signature)
 
     def revoke(self, order: RevokeGrant, signature: str) -> str | None:
         """Hand in a signed revocation; the id of the round that makes the model again, where one opens."""

@@ -1,7 +1,7 @@
 """Who may start and cancel rounds and remove contributions: asked at the block of the act, by both sides."""
 
 from contracts_abi.model import Address, Snapshot
-from contracts_abi.readers import has_role
+from contracts_abi.readers import has_role, is_safe_owner
 from contracts_abi.rpc import Rpc
 from protocol.errors import NotAllowed
 from protocol.policy import AdminRole, AdminSafe, AdminWallets, Policy
@@ -28,3 +28,15 @@ def require_admin(rpc: Rpc, policy: Policy, wallet: Address, snapshot: Snapshot)
                     f"{wallet} is none of the admins that the policy of {policy.dao} lists.",
                     f"Sign with one of {', '.join(wallets)}.",
                 )
+
+
+def admin_for(rpc: Rpc, policy: Policy, wallet: Address, snapshot: Snapshot) -> Address:
+    """The admin that ``wallet`` is, or is an owner of: whom its orders would name, and what it may look at.
+
+    An owner of the DAO's Safe gives no order alone. Raises NotAllowed when it is neither.
+    """
+    admin = policy.admin
+    if isinstance(admin, AdminSafe) and wallet != admin.safe and is_safe_owner(rpc, admin.safe, wallet, snapshot):
+        return admin.safe
+    require_admin(rpc, policy, wallet, snapshot)
+    return wallet

@@ -103,6 +103,12 @@ def has_role(rpc: Rpc, contract: str, role: bytes, account: str, snapshot: Snaps
     return decode("bool", answer) is True
 
 
+def is_safe_owner(rpc: Rpc, safe: str, account: str, snapshot: Snapshot) -> bool:
+    """Whether ``account`` is one of the owners of the Safe at ``safe`` (its OwnerManager's ``isOwner``)."""
+    [answer] = ask(rpc, [(safe, "isOwner(address)", [account])], snapshot)
+    return decode("bool", answer) is True
+
+
 def _string(answer: object, max_bytes: int) -> str | None:
     data = decode("bytes", answer)
     if not data or len(data) > max_bytes:

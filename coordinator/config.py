@@ -203,6 +203,11 @@ class CoordinatorSettings(BaseSettings):
         """Where ``up`` tells the other processes how to reach the SuperLink."""
         return self.data / "superlink.json"
 
+    @property
+    def tick_file(self) -> Path:
+        """Touched by the worker whenever it looks at its rounds: whoever asks whether it is alive reads the time."""
+        return self.data / "worker.tick"
+
     @cached_property
     def loaded_policy(self) -> Policy:
         """Raises BadInput when the document is missing or wrong."""

@@ -20,6 +20,7 @@ from client.collection.base_size import picture_size
 from client.collection.choice_file import load_choice
 from client.collection.dataset import Dataset, Source, build_dataset, load_held_out
 from client.config import MemberSettings, load_settings
+from client.coordinator_api import CoordinatorApi
 from client.journal import note_sent
 from client.media.resolver import media_of
 from client.node import secret
@@ -31,6 +32,7 @@ from client.training.fixed import fixed_factors, update_of
 from client.training.machine import Machine
 from client.training.scoring import score
 from client.wallet.grant import StoredGrant, stored_grants
+from client.wallet.renewal import renewed
 from contracts_abi.delegation import held_or_lent
 from contracts_abi.facts import read_facts
 from contracts_abi.model import Token
@@ -188,7 +190,7 @@ class MemberWork:
         grants = (s for s in stored_grants(self.settings.home) if s.grant.grant_id in task.tokens)
         stored = next((s for s in grants if s.grant.node_key == own), None)
         if stored is None:
-            raise NotAllowed("None of this member's grants is part of the round.")
+            stored = self._renewed(task, own)
         grant = stored.grant
         for agrees, what in (
             (grant.dao == task.dao, "DAO"),
@@ -205,6 +207,21 @@ class MemberWork:
         stored.policy.require_mode(task.plan.mode)
         self._require_base(task.base_hash)
         return stored
+
+    def _renewed(self, task: TrainTask, own: str) -> StoredGrant:
+        """The round's grant to this node key, which its member may have renewed in a browser since.
+
+        Raises:
+            NotAllowed: there is none, or it is not what the wallet signed.
+            Unreachable: nobody can say; the coordinator asks again.
+        """
+        kept = next((one for one in stored_grants(self.settings.home) if one.grant.node_key == own), None)
+        granted = set(kept.grant.tokens) if kept else set()
+        if kept and any(granted & set(tokens) for tokens in task.tokens.values()):
+            stored = renewed(CoordinatorApi(kept.coordinator), self.settings, own)
+            if stored and stored.grant.grant_id in task.tokens:
+                return stored
+        raise NotAllowed("None of this member's grants is part of the round.")
 
     def _require_base(self, expected: str) -> None:
         if base_hash(self.settings.base) != expected:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -34,6 +35,7 @@ from flwr.proto.control_pb2 import (
     UnregisterNodeRequest,
 )
 from flwr.proto.fab_pb2 import Fab
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.constant import NodeStatus, TaskType
@@ -197,6 +199,12 @@ class SuperLinkControl:
             found = control.ListNodes(ListNodesRequest()).nodes_info
         return {node.public_key: node.node_id for node in found if node.status != NodeStatus.UNREGISTERED}
 
+    def last_seen(self) -> dict[int, tuple[bool, int | None]]:
+        """Node id → whether it is connected now, and since when (Unix seconds); None where it never was."""
+        with self._calling() as control:
+            found = control.ListNodes(ListNodesRequest()).nodes_info
+        return {node.node_id: _connection(node) for node in found if node.status != NodeStatus.UNREGISTERED}
+
     @contextmanager
     def _calling(self) -> Iterator[ControlHttpClient]:
         certificate = self._root_certificate
@@ -213,6 +221,14 @@ class SuperLinkControl:
             raise Unreachable("The SuperLink does not answer.", "Is the coordinator running?") from error
         finally:
             control.close()
+
+
+def _connection(node: NodeInfo) -> tuple[bool, int | None]:
+    if not node.last_activated_at:
+        return False, None
+    if node.status == NodeStatus.ONLINE:
+        return True, int(datetime.fromisoformat(node.last_activated_at).timestamp())
+    return False, int(node.online_until)
 
 
 def _run_superlink(arguments: Sequence[str]) -> None:

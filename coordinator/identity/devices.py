@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from contracts_abi.model import Address
@@ -157,7 +157,7 @@ def open_device(session: Session, node_key: str, name: str, source: str, now: in
         TooMany: too many machines of this source, or altogether, are waiting.
     """
     require_name(name)
-    session.execute(delete(DeviceRow).where(DeviceRow.expires <= now - LIFE_SECONDS))
+    _forget_old(session, now)
     here, in_all = (
         session.scalar(select(func.count()).select_from(DeviceRow).where(DeviceRow.expires > now, *which)) or 0
         for which in ((DeviceRow.source == source,), ())
@@ -230,6 +230,13 @@ def decide(session: Session, user_code: str, grant_id: str | None, now: int) -> 
         raise NotFound("No machine waits with this code.", "Run coterie join again to get a new one.")
     require_pending(_device(row), now)
     row.state, row.grant_id = ("granted", grant_id) if grant_id else ("denied", None)
+
+
+def _forget_old(session: Session, now: int) -> None:
+    """Machines whose code ended a while ago; of those that got a grant the name stays, and not where it asked from."""
+    old = DeviceRow.expires <= now - LIFE_SECONDS
+    session.execute(delete(DeviceRow).where(old, DeviceRow.grant_id.is_(None)))
+    session.execute(update(DeviceRow).where(old, DeviceRow.source != "").values(source=""))
 
 
 def _free_code(session: Session) -> str:

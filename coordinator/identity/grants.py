@@ -1,6 +1,6 @@
 """What a grant must be before it counts, and the one that counts for each member."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from pydantic import BaseModel
 from sqlalchemy import select, update
@@ -138,6 +138,16 @@ def granted(session: Session, grant_id: str) -> tuple[Grant, GrantRow]:
     return Grant.model_validate_json(row.document), row
 
 
+def newer_of(session: Session, row: GrantRow) -> str | None:
+    """The id of the grant that has replaced this one for the same wallet and node key, if one has."""
+    if not row.replaced:
+        return None
+    query = select(GrantRow.grant_id).where(
+        GrantRow.member == row.member, GrantRow.node_key == row.node_key, ~GrantRow.replaced
+    )
+    return session.scalar(query.limit(1))
+
+
 def live_grants(session: Session, policy_hash: str, base_hash: str, now: int) -> list[Grant]:
     """The newest grant of every member that has not ended and is for this policy and base, oldest first.
 
@@ -153,6 +163,14 @@ def live_grants(session: Session, policy_hash: str, base_hash: str, now: int) ->
     known = persons(session)
     newest = {known.get(g.member, g.member): g for g in ours}
     return [g for g in ours if newest[known.get(g.member, g.member)] is g]
+
+
+def members_elsewhere(session: Session, present: Collection[Address]) -> int:
+    """How many members have granted, and none of whose wallets is among ``present``: their grants have ended, were
+    revoked, or are for another policy or base."""
+    known = persons(session)
+    here = {known.get(wallet, wallet) for wallet in present}
+    return len({known.get(wallet, wallet) for wallet in session.scalars(select(GrantRow.member).distinct())} - here)
 
 
 def _check_tokens(grant: Grant, policy: Policy, verdicts: list[Verdict]) -> None:

@@ -142,6 +142,7 @@ class Worker:
 
     def tick(self) -> None:
         """Look at the chain once, at every round that has not ended, and at what is due elsewhere."""
+        self._settings.tick_file.touch()
         try:
             self._watcher.step()
         except CoterieError as error:

@@ -64,6 +64,8 @@ WHO: Mapping[str, Who] = {
     "POST /api/v1/rounds/<round_id>/publication": Who.ADMIN_ORDER,
     "POST /api/v1/contributions/<contribution_id>/quarantine": Who.ADMIN_ORDER,
     "POST /api/v1/contributions/<contribution_id>/acceptance": Who.ADMIN_ORDER,
+    # proposals.py
+    "POST /api/v1/acts/typed-data": Who.MEMBER,
     # devices.py
     "GET /device": Who.VISITOR,
     "POST /api/v1/devices": Who.VISITOR,
@@ -98,7 +100,25 @@ WHO: Mapping[str, Who] = {
     "GET /log": Who.VISITOR,
     "GET /log/lines": Who.VISITOR,
     # member.py
+    "GET /me": Who.VISITOR,
+    "GET /me/nfts": Who.VISITOR,
+    "GET /me/machines": Who.VISITOR,
+    "GET /api/v1/contributions/<contribution_id>/adapter": Who.OWNER,
+    "POST /api/v1/grants/<grant_id>/renewal": Who.OWNER,
     # admin.py
+    "GET /admin": Who.ADMIN,
+    "GET /admin/rounds/new": Who.ADMIN,
+    "POST /admin/rounds/new": Who.ADMIN,
+    "GET /admin/rounds/<round_id>": Who.ADMIN,
+    "GET /admin/rounds/<round_id>/now": Who.ADMIN,
+    "GET /admin/rounds/<round_id>/alike": Who.ADMIN,
+    "GET /admin/contributions/<contribution_id>": Who.ADMIN,
+    "GET /admin/policy": Who.ADMIN,
+    "POST /admin/policy": Who.ADMIN,
+    "GET /admin/removals": Who.ADMIN,
+    "GET /admin/health": Who.ADMIN,
+    "POST /admin/health/pins": Who.ADMIN,
+    "GET /api/v1/health": Who.ADMIN,
     # stream.py
     "GET /api/v1/events/stream": Who.VISITOR,
 }
@@ -117,10 +137,14 @@ _SAFE = {"GET", *_AUTOMATIC}
 
 
 def _admit() -> None:
-    """Raises NotAllowed when another site's page asks for an act, NotSignedIn when a session is needed."""
+    """Raises NotAllowed when another site's page asks for an act, NotSignedIn when a session is needed,
+    NotAllowed where it has to be an admin's and is not, Unreachable when the chain does not say whether it is."""
     here = service()
     g.pop("wallet", None)  # where an outer context outlives requests, it is not to outlive this one
     if request.method not in _SAFE:
         require_no_other_site(here)
-    if WHO.get(route_of()) in SESSIONS:
-        signed_in(here)
+    who = WHO.get(route_of())
+    if who in SESSIONS:
+        wallet = signed_in(here)
+        if who is Who.ADMIN:
+            here.seats.of(lambda: here.rpc, here.policy, wallet)

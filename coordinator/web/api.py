@@ -131,6 +131,8 @@ class ShownGrant(Answer):
     """The block at which the signature held."""
     replaced: bool
     revoked_at: int | None
+    newer: str | None
+    """The id of the grant that has replaced this one for the same node key: a renewal."""
 
 
 class StartedRound(Answer):
@@ -256,6 +258,7 @@ def show_grant(path: GrantPath) -> ShownGrant:
             signed_at=Snapshot.model_validate_json(row.snapshot),
             replaced=row.replaced,
             revoked_at=revoked_at(session, path.grant_id),
+            newer=grants.newer_of(session, row),
         )
 
 

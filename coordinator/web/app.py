@@ -6,14 +6,17 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from coordinator.config import CoordinatorSettings
 from coordinator.web.access import guard
 from coordinator.web.acts import acts
+from coordinator.web.admin import admin, health_routes
 from coordinator.web.api import api
 from coordinator.web.caching import settle_caching
 from coordinator.web.devices import device_pages, devices
 from coordinator.web.gateway import gateway
 from coordinator.web.limits import Limits, count_requests, count_sessions
+from coordinator.web.member import member, member_api
 from coordinator.web.openapi import DocumentedApp
 from coordinator.web.pages import pages
 from coordinator.web.problems import tell_problems
+from coordinator.web.proposals import proposals
 from coordinator.web.requests import cookie_name
 from coordinator.web.round_acts import round_acts
 from coordinator.web.service import RegisterNode, Service, UnregisterNode
@@ -47,9 +50,9 @@ def create_app(
     app.extensions["coterie"] = here
     limits = Limits(settings)
     count_requests(app, limits)
-    for routes in (acts, round_acts, api, devices, wallets):
+    for routes in (acts, api, devices, health_routes, member_api, proposals, round_acts, wallets):
         app.register_api(routes)
-    for blueprint in (device_pages, gateway, pages, stream, wallet_pages):
+    for blueprint in (admin, device_pages, gateway, member, pages, stream, wallet_pages):
         app.register_blueprint(blueprint)
     app.add_url_rule("/healthz", "healthz", lambda: jsonify(status="ok"))
     app.add_url_rule("/api/v1/openapi.json", "openapi", lambda: jsonify(app.api_doc))

@@ -48,6 +48,8 @@ KINDS: Mapping[str, Kind | None] = {
     "POST /api/v1/wallets/link": Kind.SIGN_IN,
     "POST /api/v1/devices": Kind.MACHINES,
     "POST /api/v1/devices/poll": Kind.MACHINES,
+    "POST /admin/rounds/new": Kind.READS,
+    "POST /admin/policy": Kind.READS,
     # stream.py
     "GET /api/v1/events/stream": Kind.STREAMS,
 }

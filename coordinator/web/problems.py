@@ -22,12 +22,13 @@ log = structlog.get_logger(__name__)
 
 def tell_problems(app: Flask) -> None:
     """Have every error of ``app`` told in this way."""
-    app.register_error_handler(CoterieError, _problem)
+    app.register_error_handler(CoterieError, tell)
     app.register_error_handler(HTTPException, _http_problem)
     app.register_error_handler(Exception, _unforeseen)
 
 
-def _problem(error: CoterieError) -> Response:
+def tell(error: CoterieError) -> Response:
+    """The problem that this error is."""
     answer = _answer(error.status, error.code, error.message, error.hint)
     if isinstance(error, Unreachable | Busy):
         answer.headers["Retry-After"] = str(RETRY_SECONDS)
@@ -58,14 +59,14 @@ def _answer(status: int, code: str, message: str, hint: str) -> Response:
         code=code,
         hint=hint,
     )
-    if _wants_page():
+    if wants_page():
         return make_response(render_template("error.html", problem=problem, policy=service().policy), status)
     answer = jsonify(problem.model_dump())
     answer.status_code, answer.content_type = status, PROBLEM
     return answer
 
 
-def _wants_page() -> bool:
+def wants_page() -> bool:
     """Whether a browser asks for something to look at, rather than a program for something to read."""
     return (
         not request.path.startswith(("/api/", "/ipfs/"))

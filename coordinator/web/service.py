@@ -17,6 +17,7 @@ from coordinator.eligibility.verdicts import take_snapshot
 from coordinator.releases.store import CarStore
 from coordinator.rounds.ledger import Ledger
 from coordinator.rounds.steering import Steering
+from coordinator.web.desk.seats import Seats
 from coordinator.web.feed import Feed
 from coordinator.wiring import (
     SuperLinkAddress,
@@ -68,6 +69,11 @@ class Service:
     def sources(self) -> Sources:
         """What helps to find a wallet's tokens."""
         return sources_of(self.settings)
+
+    @cached_property
+    def seats(self) -> Seats:
+        """Who may look at the admins' desk."""
+        return Seats()
 
     @cached_property
     def ledger(self) -> Ledger:

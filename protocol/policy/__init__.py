@@ -20,7 +20,7 @@ from protocol.policy.licences import LICENCES, Licence, OnTransfer, licence_name
 from protocol.policy.membership import Holding, Membership, Standing, standing_of
 from protocol.policy.publishing import ReleaseTerms, licences_of, release_terms
 from protocol.policy.reading import parse_policy
-from protocol.policy.rules import Facts, Held, Rule, Verdict, judge, within_cap
+from protocol.policy.rules import Facts, Held, Level, Rule, Verdict, explained, judge, within_cap
 
 __all__ = [
     "LICENCES",
@@ -34,6 +34,7 @@ __all__ = [
     "Facts",
     "Held",
     "Holding",
+    "Level",
     "Licence",
     "Membership",
     "OnTransfer",
@@ -45,6 +46,7 @@ __all__ = [
     "TokenRule",
     "Verdict",
     "Weights",
+    "explained",
     "judge",
     "licence_named",
     "licence_of",

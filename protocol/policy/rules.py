@@ -84,11 +84,53 @@ class _Word:
 
 def judge(policy: Policy, token: Token, facts: Facts | LicenceSignal | None) -> Verdict:
     """The verdict on ``token``. A lone signal stands for facts that hold nothing else, None for no facts."""
-    known = facts if isinstance(facts, Facts) else Facts(signals=(facts,) if facts else ())
+    known = _known(facts)
+    rules, name, levels = _levels(policy, token, known)
+    for rule, words in levels:
+        if said := tuple(words()):
+            verdict = _verdict(token, name, rule, _together(said, rules))
+            return _of_owner(policy, verdict, known) if verdict.allow else verdict
+    nothing = "Neither the policy nor the contract names a licence for this collection."
+    return _verdict(
+        token, name, "default deny", _Word(False, nothing if rules else "The policy does not name this collection.")
+    )
+
+
+class Level(BaseModel):
+    """One level of rules: everything that it says of a token, and whether it is the one that counts."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rule: Rule
+    says: tuple[tuple[bool, str], ...]
+    """(allowed, reason) of each rule that speaks."""
+    decides: bool
+
+
+def explained(policy: Policy, token: Token, facts: Facts | LicenceSignal | None) -> tuple[Level, ...]:
+    """Every level in its order, with what it says of ``token``. Of those that decide the last has the last word."""
+    verdict, (_, _, levels) = judge(policy, token, facts), _levels(policy, token, _known(facts))
+    found: list[Level] = []
+    for rule, words in levels:
+        said = tuple((word.allow, word.reason) for word in words())
+        found.append(Level(rule=rule, says=said, decides=bool(said) and not any(one.decides for one in found)))
+    if not any(one.rule == verdict.rule and one.decides for one in found):
+        found.append(Level(rule=verdict.rule, says=((verdict.allow, verdict.reason),), decides=True))
+    return tuple(found)
+
+
+def _known(facts: Facts | LicenceSignal | None) -> Facts:
+    return facts if isinstance(facts, Facts) else Facts(signals=(facts,) if facts else ())
+
+
+_Levels = Sequence[tuple[Rule, Callable[[], Iterable[_Word]]]]
+
+
+def _levels(policy: Policy, token: Token, known: Facts) -> tuple[Sequence[CollectionRule], str, _Levels]:
+    """The collection's rules and name, and what each level says when it is asked, from the most specific on."""
     rules = [rule for rule in policy.collections if rule.contract == token.contract]
-    name = rules[0].name if rules else token.contract
     extra = union(*(rule.duties for rule in rules))
-    levels: Sequence[tuple[Rule, Callable[[], Iterable[_Word]]]] = (
+    levels: _Levels = (
         (
             "token",
             lambda: (_by_token(policy, rule, extra) for rule in policy.tokens if rule.token.asset == token.asset),
@@ -100,14 +142,7 @@ def judge(policy: Policy, token: Token, facts: Facts | LicenceSignal | None) -> 
         ("on-chain licence", lambda: (_by_signal(policy, signal, extra) for signal in known.signals if rules)),
         ("metadata", lambda: _by_metadata(policy, rules, known.metadata_licence, extra)),
     )
-    for rule, words in levels:
-        if said := tuple(words()):
-            verdict = _verdict(token, name, rule, _together(said, rules))
-            return _of_owner(policy, verdict, known) if verdict.allow else verdict
-    nothing = "Neither the policy nor the contract names a licence for this collection."
-    return _verdict(
-        token, name, "default deny", _Word(False, nothing if rules else "The policy does not name this collection.")
-    )
+    return rules, rules[0].name if rules else token.contract, levels
 
 
 def within_cap(policy: Policy, verdicts: Iterable[Verdict]) -> list[Verdict]:

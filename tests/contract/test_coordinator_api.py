@@ -688,7 +688,7 @@ def test_the_dao_says_everything_that_a_member_needs(here: Coordinator) -> None:
 
 def test_the_key_that_signs_releases_is_told_before_there_is_one(here: Coordinator) -> None:
     ended = threading.Event()
-    ended.set()
+    threading.Timer(0.2, ended.set).start()
     here.worker().run(ended)
     assert here.client.get("/api/v1/dao").json["signing_key"] == signing_key(here.settings.credentials).pem
 

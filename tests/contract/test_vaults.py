@@ -223,5 +223,9 @@ def test_a_hot_wallet_grants_its_vaults_tokens_over_http(chain: Chain, registry:
     vault.delegate(noun)
     chain.anvil.finalize()
     assert here.give(grant, ALICE).status_code == 201
+    shown = here.client.get("/me/nfts", headers=here.sign_in(ALICE)).text
+    card = next(one for one in shown.split('<li class="card') if str(noun) in one)
+    assert f'the vault <span class="address" title="{chain.bob.address}"' in card and "Included" in card
+    assert "until" in card and "may act for the vault" in shown
     vault.delegate(noun, enable=False)
     here.service.database.close()

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,26 @@ from eth_account import Account
 from eth_account.messages import encode_defunct, encode_typed_data
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from rich.console import Console
+from round_parts import PLAN, adapter_for, contribution_for, statistics_for
 
 from bases import EMBEDDED_BASE
-from client.wallet.grant import stored_grants
+from client.coordinator_api import CoordinatorApi
+from client.wallet.grant import build_grant, stored_grants
+from client.wallet.key import Wallet
+from coordinator.config import CoordinatorSettings
+from coordinator.database import Database
+from coordinator.rounds.checks import adapted_layers
+from coordinator.rounds.ledger import Part
+from coordinator.rounds.transitions import RoundState, Step
+from coordinator.wiring import ledger_of
 from deploy.demo.processes import environment, program
 from deploy.demo.story import Scale, Story
 from deploy.demo.terminal import Terminal
-from deploy.demo.world import BEN, CLEO, DAN, PERSONAL, Person
+from deploy.demo.world import ADMIN, BEN, CLEO, DAN, PERSONAL, Person
 from protocol import node_key
+from protocol.adapter import load_adapter
 from protocol.errors import NotFound
-from protocol.grant import tokens_root
+from protocol.grant import StartRound, sign, tokens_root
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -254,4 +265,95 @@ def test_a_member_links_a_second_wallet_and_ends_a_session(story: Story, browser
     page.get_by_role("button", name="End all of them").click()
     expect(page.get_by_role("heading", name="Sign in with your wallet")).to_be_visible()
     assert "coterie" not in {cookie["name"] for cookie in sitting.context.cookies()}
+    assert sitting.complaints == []
+
+
+def contributed(story: Story, *people: Person) -> str:
+    """A round of these members, to which the first one contributes; it ends below its quorum. The grant's id.
+
+    Their nodes are not here: the ledger is given what they would send.
+    """
+    settings = CoordinatorSettings.load(story.config)
+    database = Database(settings.database)
+    ledger, api = ledger_of(settings, database), CoordinatorApi(story.url)
+    dao, parts, grants = api.dao(), [], []
+    for person in people:
+        key = story.folder / f"{person.name}.pem"
+        node_key.create(key)
+        api.sign_in(Wallet.from_key(person.key), dao)
+        told = api.verdicts()
+        grant = build_grant(dao, person.address, told.verdicts, node_key.public_of(key), int(time.time()))
+        api.send_grant(grant, sign(grant, person.key))
+        grants.append(grant)
+        parts.append(Part(grant, told.verdicts))
+    order = StartRound(
+        dao=dao.name,
+        chain_id=dao.chain_id,
+        admin=ADMIN.address,
+        plan=PLAN,
+        policy_hash=dao.policy_hash,
+        base_hash=dao.base.hash,
+        nonce="a-round-of-two",
+        expires=int(time.time()) + 600,
+    )
+    round_id = ledger.open_training(order, sign(order, ADMIN.key), told.snapshot, parts)
+    if ledger.facts(round_id).state == RoundState.OPEN:
+        ledger.move(round_id, Step(RoundState.TRAINING, ""))
+    layers = adapted_layers(settings.base)
+    shapes = {name: (one.d_out, one.d_in // prod(one.kernel), *one.kernel) for name, one in layers.items()}
+    tensors = {"adapter": adapter_for(1, shapes), "statistics": statistics_for(1, shapes)}
+    key = story.folder / f"{people[0].name}.pem"
+    made = contribution_for(ledger.train_task(round_id), grants[0].grant_id, key, 1, **tensors)
+    ledger.receive(round_id, grants[0].node_key, made, layers)
+    for grant in grants[1:]:
+        ledger.decline(round_id, grant.node_key, "This machine is only a test's.")
+    database.close()
+    return grants[0].grant_id
+
+
+def test_a_member_sees_their_part_renews_takes_their_adapter_and_revokes(
+    story: Story, browser: Browser, tmp_path: Path
+) -> None:
+    grant_id = contributed(story, CLEO, DAN)
+    wallet = BrowserWallet(CLEO, chain=story.anvil.chain_id)
+    sitting = Sitting(browser, {"cleos.wallet": wallet})
+    page = sitting.page
+    page.goto(f"{story.url}/me")
+    expect(page.get_by_role("heading", name="What taking part means")).to_be_visible()
+    sitting.picture(tmp_path / "8-signed-out")
+    page.get_by_role("button", name="Cleos.Wallet").click()
+
+    excluded = page.locator(".card.excluded")
+    expect(excluded.first).to_contain_text("Excluded because")
+    expect(excluded.first).to_contain_text("does not allow derivatives")
+    page.get_by_label("Find").fill("personal")
+    expect(page.locator(".card.included:visible")).to_have_count(0)
+    expect(page.locator("#found")).to_have_text(f"{excluded.count()} found")
+    page.get_by_label("Find").fill("")
+    expect(page.locator("#machines .badge").first).to_have_text("not connected")
+    for summary in page.locator("#grants summary").all():
+        summary.click()
+    sitting.picture(tmp_path / "9-your-part")
+
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download it").click()
+    assert download.value.suggested_filename.endswith(".safetensors")
+    assert load_adapter(Path(download.value.path()).read_bytes())
+
+    page.locator(f"#grant-{grant_id}").get_by_role("button", name="Sign the new grant").press("Enter")
+    expect(page.locator(f"#grant-{grant_id}")).to_contain_text("replaced by a newer one")
+    expect(page.locator("#grants .badge.published")).to_have_text("in force")
+
+    old = page.locator(f"#grant-{grant_id}")
+    old.get_by_text("Revoke", exact=True).click()
+    wallet.refuses = True
+    old.get_by_role("button", name="Sign the revocation").click()
+    expect(page.get_by_role("alert")).to_contain_text("You refused in the wallet, so nothing was signed")
+    wallet.refuses = False
+    old.get_by_role("button", name="Sign the revocation").click()
+    expect(old).to_contain_text("1 contribution ended with it")
+    expect(page.locator("#contributions")).to_contain_text("The member revoked the grant.")
+    method, order = wallet.signed[-1]
+    assert method == "eth_signTypedData_v4" and order["primaryType"] == "RevokeGrant"
+    assert "made again without" in order["message"]["effect"]
     assert sitting.complaints == []

@@ -14,6 +14,7 @@ from protocol.policy import (
     Policy,
     Standing,
     TokenRule,
+    explained,
     judge,
     within_cap,
 )
@@ -246,3 +247,27 @@ def test_nobody_counts_for_more_than_the_policy_s_share() -> None:
     assert capped.shares_capped([9, 1]) == [1, 1], "of two, one always is"
     assert policy().shares_capped([10, 1]) == [10, 1]
     assert capped.shares_capped([]) == []
+
+
+# Why ------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_level_is_told_and_the_one_that_decides_is_marked() -> None:
+    asking = policy(nouns(licence="CC0"), nouns(allow=False, reason="Not these."), tokens=(own(True, "A gift."),))
+    levels = explained(asking, NOUN, None)
+    assert [one.rule for one in levels] == ["token", "collection", "on-chain licence", "metadata"]
+    assert [one.rule for one in levels if one.decides] == ["token"]
+    assert {reason for _, reason in levels[1].says} >= {"Not these."}, "what would have been said is told too"
+    assert levels[2].says == ()
+
+
+def test_the_rules_about_people_have_the_last_word_of_those_that_decide() -> None:
+    levels = explained(policy(nouns(licence="CC0"), minimum_holding_days=30), NOUN, Facts())
+    assert [one.rule for one in levels if one.decides] == ["collection", "holding time"]
+    assert levels[-1].says == ((False, "How long its owner has had it is not known."),)
+
+
+def test_where_nothing_speaks_the_default_decides() -> None:
+    levels = explained(policy(nouns()), NOUN, None)
+    assert [one.rule for one in levels if one.decides] == ["default deny"]
+    assert levels[-1].says[0][1] == judge(policy(nouns()), NOUN, None).reason

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from postgres_parts import database_in
 from private_parts import AT, POLICY, SECRET_PLAN
 from round_parts import PLAN
 from steered_parts import SteeredRound
@@ -44,7 +45,7 @@ class Looking:
             base=here.folder / "base",
             base_name="small",
             data=here.folder,
-            database_url=f"sqlite:///{here.folder}/coterie.sqlite",
+            database_url=database_in(here.folder),
         )
         self.runs, self.now = RunsFake(), 1000.0
         self.worker = Worker(settings, lambda: self.runs, lambda: self.now)

@@ -142,16 +142,30 @@ export async function signIn(one) {
   location.assign(next);
 }
 
-// EIP-712, by the account that is signed in.
-export async function signTypedData(one, typedData, what) {
+// EIP-712, by the account that is signed in, or by another one that has to sign this.
+export async function signTypedData(one, typedData, what, signer = wallet) {
+  const account = signer === wallet ? await signedInAccount(one) : await accountOf(one, signer, `${signer} signs this`);
   say(`${one.name} shows the ${what}: read it and sign it there.`);
-  return one.provider.request({ method: "eth_signTypedData_v4", params: [await signedInAccount(one), typedData] });
+  return one.provider.request({ method: "eth_signTypedData_v4", params: [account, typedData] });
 }
 
-export async function signedInAccount(one) {
+// An act that matters: the coordinator writes the order, the wallet signs it, and it is sent to the path of what it is
+// about. Answers what came of it. `fields` are the order's own, such as {reason, round_id}.
+export async function signOrder(one, kind, fields, path) {
+  const { signer, order, typed_data: typedData } = await post("acts/typed-data", { kind, fields });
+  const signature = await signTypedData(one, typedData, "order", signer);
+  say("Checking the order with the chain …");
+  return post(path, { [kind]: order, signature });
+}
+
+export function signedInAccount(one) {
+  return accountOf(one, wallet, `You are signed in as ${wallet}`);
+}
+
+async function accountOf(one, meant, why) {
   const accounts = await one.provider.request({ method: "eth_requestAccounts" });
-  const account = accounts.find((name) => name.toLowerCase() === wallet.toLowerCase());
-  if (!account) throw new Told(`You are signed in as ${wallet}. Choose that account in your wallet, then press again.`);
+  const account = accounts.find((name) => name.toLowerCase() === meant.toLowerCase());
+  if (!account) throw new Told(`${why}. Choose that account in your wallet, then press again.`);
   await onOurChain(one.provider);
   return account;
 }
