@@ -65,7 +65,7 @@ class Composed:
 
 
 @dataclass
-class Desk:
+class AtHand:
     """What the public pages of one coordinator have at hand between requests."""
 
     memory: Memory = field(default_factory=Memory)
@@ -85,7 +85,7 @@ def public(seconds: int) -> Callable[[Callable[Parameters, str]], Callable[Param
                 newest = history.newest_line(session)
             asked = tuple((name, request.args[name]) for name in _ASKED if name in request.args)
             key = (request.path, asked, newest, here.now() // seconds)
-            composed = desk(here).composed.get_or(key, lambda: _composed(view(*args, **kwargs)))
+            composed = at_hand(here).composed.get_or(key, lambda: _composed(view(*args, **kwargs)))
             response = current_app.make_response(composed.html)
             response.cache_control.no_cache = True
             response.set_etag(composed.mark)
@@ -97,12 +97,12 @@ def public(seconds: int) -> Callable[[Callable[Parameters, str]], Callable[Param
     return around
 
 
-def desk(here: Service) -> Desk:
-    """The desk of this service; another service, as tests put in its place, has another."""
-    found = current_app.extensions.get("coterie-desk")
+def at_hand(here: Service) -> AtHand:
+    """What is at hand for this service; another one, as tests put in its place, begins with nothing."""
+    found = current_app.extensions.get("coterie-pages")
     if found is None or found[0] is not here:
-        found = current_app.extensions["coterie-desk"] = (here, Desk())
-    return cast(Desk, found[1])
+        found = current_app.extensions["coterie-pages"] = (here, AtHand())
+    return cast(AtHand, found[1])
 
 
 def _composed(html: str) -> Composed:
@@ -113,7 +113,7 @@ def _composed(html: str) -> Composed:
 @public(PAGE_SECONDS)
 def front() -> str:
     here = service()
-    kept_here = desk(here)
+    kept_here = at_hand(here)
     with here.database.reading() as session:
         colours = history.colours(session, kept_here.memory, cloth.COLOURS)
         latest = history.newest_release(session, kept_here.memory)
@@ -142,7 +142,7 @@ def front() -> str:
 @public(PAGE_SECONDS)
 def releases() -> str:
     here = service()
-    memory = desk(here).memory
+    memory = at_hand(here).memory
     with here.database.reading() as session:
         found = history.releases(session, memory, _number("before"), history.RELEASES_A_PAGE + 1)
         shown = cloth.passages_of(found, history.colours(session, memory, cloth.COLOURS))[: history.RELEASES_A_PAGE]
@@ -154,7 +154,7 @@ def releases() -> str:
 @public(PAGE_SECONDS)
 def release(number: int) -> str:
     here = service()
-    memory = desk(here).memory
+    memory = at_hand(here).memory
     with here.database.reading() as session:
         one = _release(session, memory, number)
         parent = history.release_called(session, memory, one.parent)
@@ -185,7 +185,7 @@ def release(number: int) -> str:
 def compare() -> str:
     """Two releases; the newest two where the address names none."""
     here = service()
-    memory = desk(here).memory
+    memory = at_hand(here).memory
     with here.database.reading() as session:
         choices = history.release_choices(session)
         newest = [number for number, _ in choices[:2]] or [0]
@@ -230,7 +230,7 @@ def rounds() -> str:
 @public(PAGE_SECONDS)
 def show_round(round_id: str) -> str:
     here = service()
-    memory, page = desk(here).memory, max(1, _number("page") or 1)
+    memory, page = at_hand(here).memory, max(1, _number("page") or 1)
     with here.database.reading() as session:
         line = _round(session, round_id)
         story = history.story(session, line, page - 1)
@@ -275,7 +275,7 @@ def left_out() -> str:
     here = service()
     collection, token_id = request.args.get("collection", ""), _number("token")
     with here.database.reading() as session:
-        line, grounds = history.left_out(session, desk(here).memory, history.newest_line(session))
+        line, grounds = history.left_out(session, at_hand(here).memory, history.newest_line(session))
         asked: tuple[tuple[Ground, ...], tuple[Ground, ...]] = (grounds, ())
         if token_id is not None and line is not None:
             asked = history.asked_about(session, line.round_id, token_id)
@@ -321,7 +321,7 @@ def log() -> str:
     here = service()
     before, kind = _number("before"), request.args.get("kind", "")
     with here.database.reading() as session:
-        checked = desk(here).audit.check(session, here.now())
+        checked = at_hand(here).audit.check(session, here.now())
         found = newest_lines(session, LINES_A_PAGE + 1, before, kind if kind in checked.kinds else "")
         shown = found[:LINES_A_PAGE]
     return render_template(
@@ -385,7 +385,7 @@ def _grounds(release: Release, policy: Policy) -> tuple[tuple[str, str, int], ..
 
 def _sheet(here: Service, release: Release) -> Sheet | None:
     """How a release's sample sheet is divided, by its PNG header; None where it is not of squares in two rows."""
-    known = desk(here).sheets.get(release.cid)
+    known = at_hand(here).sheets.get(release.cid)
     if known is None:
         try:
             head = next(here.store.read(Cid.parse(release.cid), "samples.png"), b"")[:24]
@@ -395,7 +395,7 @@ def _sheet(here: Service, release: Release) -> Sheet | None:
             return None
         width, height = struct.unpack(">II", head[16:24])
         columns = 2 * width // height if height else 0
-        known = desk(here).sheets.put(release.cid, Sheet(columns, small=height <= 256))
+        known = at_hand(here).sheets.put(release.cid, Sheet(columns, small=height <= 256))
     divided = 0 < known.columns <= PROMPTS and known.columns == len(release.glance.prompts)
     return known if divided else None
 
