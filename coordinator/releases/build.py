@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from contracts_abi.model import Snapshot
 from coordinator.releases.card import card
 from coordinator.releases.credentials import Drawn, credentialed
-from coordinator.releases.samples import SAMPLES, draw_samples
+from coordinator.releases.samples import SAMPLES, draw_samples, prompts_of
 from coordinator.releases.signing import make_key, sign_release, signing_key
 from merging.merge import Merged, scaled_by
 from protocol.adapter import dump_adapter
@@ -45,7 +45,6 @@ MANIFEST = "manifest.json"
 CARD = "README.md"
 POLICY = "policy.json"
 """The policy of the round in its canonical form, whose hash the manifest names."""
-PROMPTS = 8
 _RULES: Mapping[Mode, Literal["regression mean", "secret sum", "noised mean"]] = {
     Mode.OPEN: "regression mean",
     Mode.SECAGG: "secret sum",
@@ -234,8 +233,4 @@ def _copy(files: Mapping[str, Path], folder: Path) -> tuple[str, ...]:
 
 
 def _prompts(draft: ReleaseDraft) -> tuple[str, ...]:
-    """Captions of what the collective was trained on, the members taking turns."""
-    captions = [[use.caption for use in c.tokens if not use.held_out] for c in draft.contributions]
-    longest = max(map(len, captions), default=0)
-    turns = [member[i] for i in range(longest) for member in captions if i < len(member)]
-    return tuple(dict.fromkeys(turns))[:PROMPTS]
+    return prompts_of([use.caption for use in c.tokens if not use.held_out] for c in draft.contributions)

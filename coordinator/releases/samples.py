@@ -7,7 +7,7 @@ crash here. The release is loaded as anyone would load it, by ``load_lora_weight
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from protocol.errors import BadInput, Unreachable
@@ -16,6 +16,7 @@ SAMPLES = "samples.png"
 STEPS = 20
 GUIDANCE = 3.0
 CELL = 128
+PROMPTS = 8
 TIMEOUT_S = 600
 
 
@@ -39,6 +40,14 @@ def draw_samples(base: Path, release: Path, prompts: tuple[str, ...], seed: int)
         raise Unreachable(
             f"The sample sheet could not be drawn: {last[0]}", "Install coterie[samples] on the coordinator."
         )
+
+
+def prompts_of(captions: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """What a sheet is drawn from: captions that the collective was trained on, the members taking turns."""
+    members = list(captions)
+    longest = max(map(len, members), default=0)
+    turns = [member[i] for i in range(longest) for member in members if i < len(member)]
+    return tuple(dict.fromkeys(turns))[:PROMPTS]
 
 
 def draw_sheet(base: Path, release: Path, prompts: Sequence[str], seed: int) -> None:

@@ -8,7 +8,7 @@ from coordinator.database import EventRow
 from protocol.canonical import canonical
 from protocol.events import GENESIS, Event, chained, is_chain
 
-__all__ = ["Event", "after", "append", "is_chain", "newest", "tail"]
+__all__ = ["Event", "after", "append", "is_chain", "lines_after", "newest", "newest_lines", "tail"]
 _BODY = TypeAdapter(dict[str, JsonValue])
 
 
@@ -30,6 +30,22 @@ def after(session: Session, number: int, limit: int = 200) -> list[Event]:
 def tail(session: Session, limit: int) -> list[Event]:
     """The newest events, newest first."""
     return [_event(row) for row in session.scalars(select(EventRow).order_by(EventRow.number.desc()).limit(limit))]
+
+
+def newest_lines(session: Session, limit: int, before: int | None = None, kind: str = "") -> list[Event]:
+    """The newest events below number ``before``, newest first; only those of one kind where it is named."""
+    query = select(EventRow).order_by(EventRow.number.desc()).limit(limit)
+    if before is not None:
+        query = query.where(EventRow.number < before)
+    if kind:  # Bodies are canonical, so a quote within a text is escaped and cannot be taken for this.
+        query = query.where(EventRow.body.contains(f'"kind":"{kind}"', autoescape=True))
+    return [_event(row) for row in session.scalars(query)]
+
+
+def lines_after(session: Session, number: int, limit: int) -> list[tuple[str, str]]:
+    """The next lines after ``number``, in order: (hash, body as it was hashed)."""
+    query = select(EventRow.hash, EventRow.body).where(EventRow.number > number).order_by(EventRow.number).limit(limit)
+    return [(fingerprint, body) for fingerprint, body in session.execute(query)]
 
 
 def newest(session: Session) -> int:

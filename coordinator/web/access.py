@@ -88,6 +88,17 @@ WHO: Mapping[str, Who] = {
     "GET /ipfs/<cid>/<path:path>": Who.VISITOR,
     # pages.py
     "GET /": Who.VISITOR,
+    "GET /releases": Who.VISITOR,
+    "GET /releases/<int:number>": Who.VISITOR,
+    "GET /releases/compare": Who.VISITOR,
+    "GET /rounds": Who.VISITOR,
+    "GET /rounds/<round_id>": Who.VISITOR,
+    "GET /rounds/<round_id>/progress": Who.VISITOR,
+    "GET /left-out": Who.VISITOR,
+    "GET /rules": Who.VISITOR,
+    "GET /rules/<digest>.json": Who.VISITOR,
+    "GET /log": Who.VISITOR,
+    "GET /log/lines": Who.VISITOR,
     # member.py
     "GET /me": Who.VISITOR,
     "GET /me/nfts": Who.VISITOR,

@@ -1,4 +1,4 @@
-"""What the public may see, as frozen values: the page and the API both read it from here."""
+"""What the API tells the public, as frozen values. The pages read less of it, from ``history``."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +9,11 @@ from sqlalchemy.orm import Session
 
 from contracts_abi.model import Snapshot
 from coordinator.database import ContributionRow, ReleaseRow, RoundGrantRow, RoundRow, RoundTokenRow
-from coordinator.rounds import events
 from coordinator.rounds.events import Event
 from protocol.contribution import ContributionHeader, TokenUse
 from protocol.grant import RoundPlan
 from protocol.manifest import Manifest
-from protocol.policy import Policy, Verdict
+from protocol.policy import Verdict
 
 
 @dataclass(frozen=True)
@@ -85,36 +84,6 @@ class ReleaseView:
 
 
 _JSON: TypeAdapter[RoundView | ReleaseView | Event] = TypeAdapter(RoundView | ReleaseView | Event)
-
-
-@dataclass(frozen=True)
-class PublicState:
-    """Everything that the page shows, newest first."""
-
-    dao: str
-    purpose: str
-    policy: Policy
-    rounds: tuple[RoundView, ...]
-    contributions: tuple[ContributionView, ...]
-    exclusions: tuple[Verdict, ...]
-    """Of the newest round that has any."""
-    releases: tuple[ReleaseView, ...]
-    events: tuple[Event, ...]
-
-
-def public_state(session: Session, policy: Policy, tail: int = 50) -> PublicState:
-    """One consistent look at the DAO; the newest ``tail`` events."""
-    listed = rounds(session)
-    return PublicState(
-        dao=policy.dao,
-        purpose=policy.purpose,
-        policy=policy,
-        rounds=listed,
-        contributions=tuple(one for each in listed for one in each.contributions),
-        exclusions=next((each.exclusions for each in listed if each.exclusions), ()),
-        releases=releases(session),
-        events=tuple(events.tail(session, tail)),
-    )
 
 
 def rounds(session: Session, before: int | None = None, limit: int | None = None) -> tuple[RoundView, ...]:

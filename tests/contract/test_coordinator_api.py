@@ -38,7 +38,7 @@ from coordinator.rounds.transitions import RoundState
 from coordinator.rounds.worker import Worker
 from coordinator.web.app import create_app
 from coordinator.web.service import Service
-from coordinator.web.views import public_state
+from coordinator.web.views import rounds
 from coordinator.wiring import secret_sums_of
 from deploy.devchain.anvil import ANVIL_KEYS
 from protocol import node_key
@@ -510,9 +510,9 @@ def test_a_round_goes_from_contributions_to_a_candidate_and_survives_restarts(he
     assert standing.scored == standing.scorers
     assert here.runs.started == [round_id]
     with here.service.database.reading() as session:
-        state = public_state(session, here.policy)
-    assert {one.state for one in state.contributions} == {"live"}
-    assert "does not allow derivatives" in state.exclusions[0].reason
+        newest = rounds(session)[0]
+    assert {one.state for one in newest.contributions} == {"live"}
+    assert "does not allow derivatives" in newest.exclusions[0].reason
     assert here.client.get("/api/v1/events").json[0]["number"] == 1
 
 

@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eth_account import Account
-from eth_account.messages import encode_defunct
-from flask.testing import FlaskClient
-from test_public_page import (
+from dao_parts import (
     NOUNS,
     PERSONAL,
     PLAN,
@@ -25,6 +22,9 @@ from test_public_page import (
     token,
     two_members,
 )
+from eth_account import Account
+from eth_account.messages import encode_defunct
+from flask.testing import FlaskClient
 
 from coordinator.database import DeviceRow, RoundRow
 from coordinator.identity import devices, members
