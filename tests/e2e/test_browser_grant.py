@@ -187,7 +187,8 @@ def test_a_member_sees_their_part_renews_takes_their_adapter_and_revokes(
     expect(page.locator(".card.included:visible")).to_have_count(0)
     expect(page.locator("#found")).to_have_text(f"{excluded.count()} found")
     page.get_by_label("Find").fill("")
-    expect(page.locator("#machines .badge").first).to_have_text("connected")
+    expect(page.locator("#machines .badge").first).to_have_text("ready")
+    expect(page.locator("#machines dl").first).to_contain_text("yes, since")
     for summary in page.locator("#grants summary").all():
         summary.click()
     sitting.picture(tmp_path / "12-your-part")
