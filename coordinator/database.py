@@ -51,14 +51,23 @@ class Base(DeclarativeBase):
     type_annotation_map = {str: Words(), int: BigInteger(), bytes: LargeBinary()}  # noqa: RUF012
 
 
+class SecretRow(Base):
+    """What all processes of a coordinator share and tell nobody."""
+
+    __tablename__ = "secrets"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+    """Hex."""
+
+
 class NonceRow(Base):
-    """A sign-in nonce: given out once, taken back once. ``value`` is its hash with the asker's secret."""
+    """A nonce that was used, for as long as it is good. ``value`` is its hash with the asker's secret."""
 
     __tablename__ = "nonces"
 
     value: Mapped[str] = mapped_column(primary_key=True)
     expires: Mapped[int] = mapped_column(index=True)
-    used: Mapped[bool] = mapped_column(default=False)
 
 
 class SessionRow(Base):
@@ -378,7 +387,8 @@ class Database:
         """One transaction under the write lock: committed at the end of the block, undone on an exception.
 
         Raises:
-            Unreachable: the database does not answer, or another has had the lock for long.
+            Unreachable: the database does not answer.
+            Busy: others have had the lock for long.
             Conflict: the object had the worker's lease and has lost it.
         """
         with telling(self._place), self._write.begin() as session:

@@ -2,20 +2,24 @@
 
 A nonce belongs to whoever asked for it: they hold a secret (the browser's or the client's cookie), without which the
 nonce is as good as unknown. So nobody can be signed in by a message that somebody else brings.
+
+To give one out, nothing is written down: it names its own end and is sealed under a key of the coordinator's. That it
+was used is written in the transaction that opens the session, so it is known for as long as the session.
 """
 
+import hmac
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import siwe
 from eth_utils.address import to_checksum_address
-from sqlalchemy import delete, update
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from contracts_abi.model import Address
 from contracts_abi.signatures import AskWallet, message_hash, signature_bytes
-from coordinator.database import NonceRow, SessionRow
+from coordinator.database import NonceRow, SecretRow, SessionRow
 from protocol.canonical import sha256
 from protocol.errors import BadInput, NotAllowed, NotSignedIn
 
@@ -24,8 +28,12 @@ MAX_BYTES = 2048
 NONCE_SECONDS = 600
 SESSION_SECONDS = 8 * 3600
 CLOCK_SKEW_SECONDS = 60
+"""How far a wallet's clock may be ahead, and those of this coordinator's machines apart."""
+_EXPIRES, _CHANCE, _SEAL = 10, 16, 32
+"""Hex digits of a nonce: EIP-4361 wants letters and digits."""
 
 _AGAIN = "Ask for a new nonce and sign in again."
+_NO_NONCE = "The sign-in's nonce is unknown here, used or too old."
 
 
 @dataclass(frozen=True)
@@ -47,12 +55,22 @@ class SignIn:
     nonce: str
 
 
-def give_nonce(session: Session, secret: str, now: int, seconds: int = NONCE_SECONDS) -> str:
-    """A fresh nonce, good once, for ``seconds``, and for whoever has ``secret``. Those of the past are forgotten."""
-    session.execute(delete(NonceRow).where(NonceRow.expires < now))
-    nonce = str(siwe.generate_nonce())
-    session.add(NonceRow(value=_bound(nonce, secret), expires=now + seconds))
-    return nonce
+def nonce_key(session: Session) -> bytes:
+    """The key that nonces are sealed under, made when it is first asked for; ``session`` writes.
+
+    It opens nothing: who reads it in the database gives themselves nonces, as anyone gets them here.
+    """
+    row = session.get(SecretRow, "nonces")
+    if row is None:
+        row = SecretRow(name="nonces", value=secrets.token_hex(32))
+        session.add(row)
+    return bytes.fromhex(row.value)
+
+
+def give_nonce(key: bytes, secret: str, expires: int) -> str:
+    """A fresh nonce, good once, until ``expires`` (Unix seconds), and for whoever has ``secret``."""
+    told = f"{expires:0{_EXPIRES}x}{secrets.token_hex(_CHANCE // 2)}"
+    return told + _seal(key, secret, told)
 
 
 def parse(text: str) -> siwe.SiweMessage:
@@ -105,16 +123,25 @@ def verify(text: str, signature: str, terms: SignInTerms, now: int, ask_wallet: 
     return SignIn(wallet=message.address, nonce=message.nonce)
 
 
-def open_session(session: Session, sign_in: SignIn, secret: str, now: int) -> tuple[str, int]:
-    """Use up the nonce and open a session: its token and when it ends. One transaction is the caller's.
+def require_nonce(key: bytes, secret: str, nonce: str, now: int) -> int:
+    """When the nonce ends. Raises NotSignedIn: it is not ours, was given to somebody else, or is too old."""
+    told, seal = nonce[:-_SEAL], nonce[-_SEAL:]
+    if not hmac.compare_digest(seal.encode(), _seal(key, secret, told).encode()) or int(told[:_EXPIRES], 16) < now:
+        raise NotSignedIn(_NO_NONCE, _AGAIN)
+    return int(told[:_EXPIRES], 16)
+
+
+def open_session(session: Session, sign_in: SignIn, key: bytes, secret: str, now: int) -> tuple[str, int]:
+    """Use up the nonce and open a session: its token and when it ends. One writing transaction is the caller's.
 
     Raises:
         NotSignedIn: the nonce is not ours, was given to somebody else, has been used or is too old.
     """
-    ours = NonceRow.value == _bound(sign_in.nonce, secret)
-    used = update(NonceRow).where(ours, ~NonceRow.used, NonceRow.expires >= now).values(used=True)
-    if session.scalar(used.returning(NonceRow.value)) is None:  # of many at once, one statement finds it unused
-        raise NotSignedIn("The sign-in's nonce is unknown here, used or too old.", _AGAIN)
+    ends, value = require_nonce(key, secret, sign_in.nonce, now), _bound(sign_in.nonce, secret)
+    if session.get(NonceRow, value):  # of many at once, the first has the write lock until it is kept
+        raise NotSignedIn(_NO_NONCE, _AGAIN)
+    session.execute(delete(NonceRow).where(NonceRow.expires < now - CLOCK_SKEW_SECONDS))
+    session.add(NonceRow(value=value, expires=ends))
     token, expires = secrets.token_urlsafe(32), now + SESSION_SECONDS
     session.add(SessionRow(token_sha256=sha256(token.encode()), wallet=sign_in.wallet, expires=expires))
     return token, expires
@@ -140,6 +167,10 @@ def _accepted(wallet: Address, text: str, signature: str, ask_wallet: AskWallet 
 def _bound(nonce: str, secret: str) -> str:
     """What is kept of a nonce: nothing by which a reader of the database could sign in."""
     return sha256(f"{secret}:{nonce}".encode())
+
+
+def _seal(key: bytes, secret: str, told: str) -> str:
+    return hmac.digest(key, f"{secret}:{told}".encode(), "sha256").hex()[:_SEAL]
 
 
 def _seconds(moment: siwe.ISO8601Datetime) -> float:

@@ -203,8 +203,10 @@ def opened(here: Service, message: str, signature: str) -> OpenedSession:
     settings = here.settings
     terms = sign_in.SignInTerms(settings.domain, settings.public_uri, here.policy.chain_id, settings.sign_in_seconds)
     signed = sign_in.verify(message, signature, terms, here.now(), here.ask_wallet)
+    key, secret = here.nonce_key, asker(here)
+    sign_in.require_nonce(key, secret, signed.nonce, here.now())  # nobody waits for the write lock with a wrong one
     with here.database.writing() as session:
-        token, expires = sign_in.open_session(session, signed, asker(here), here.now())
+        token, expires = sign_in.open_session(session, signed, key, secret, here.now())
     return OpenedSession(token=token, wallet=signed.wallet, expires=expires)
 
 

@@ -15,8 +15,7 @@ def fresh_nonce(here: Service) -> str:
     """A nonce for whoever sent this request; the answer to it carries the cookie."""
     seconds = here.settings.sign_in_seconds
     secret = asker(here) or secrets.token_urlsafe(32)
-    with here.database.writing() as session:
-        nonce = sign_in.give_nonce(session, secret, here.now(), seconds)
+    nonce = sign_in.give_nonce(here.nonce_key, secret, here.now() + seconds)
 
     @after_this_request
     def keep(answer: Response) -> Response:

@@ -14,6 +14,7 @@ from contracts_abi.signatures import wallet_accepts
 from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
 from coordinator.eligibility.verdicts import take_snapshot
+from coordinator.identity import sign_in
 from coordinator.releases.store import CarStore
 from coordinator.rounds.ledger import Ledger
 from coordinator.rounds.steering import Steering
@@ -64,6 +65,12 @@ class Service:
         """Whether a contract wallet accepts a signature at the newest finalized block; see ``AskWallet``."""
         rpc = self.rpc
         return wallet_accepts(rpc, account, digest, signature, take_snapshot(rpc, self.policy))
+
+    @cached_property
+    def nonce_key(self) -> bytes:
+        """What this coordinator seals the nonces with that it gives out."""
+        with self.database.writing() as session:
+            return sign_in.nonce_key(session)
 
     @cached_property
     def sources(self) -> Sources:

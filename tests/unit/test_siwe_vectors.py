@@ -90,7 +90,7 @@ def test_what_does_not_verify_opens_no_session_here(title: str, tmp_path: Path) 
     case = vectors("verification_negative")[title]
     database = Database(f"sqlite:///{tmp_path / 'coordinator.sqlite'}")
     with pytest.raises((NotSignedIn, BadInput, ValueError)), database.writing() as session:
-        sign_in.open_session(session, verified(case), "a secret", 0)
+        sign_in.open_session(session, verified(case), b"a key", "a secret", 0)
     database.close()
 
 
