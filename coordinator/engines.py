@@ -4,6 +4,7 @@ A writer has the one write lock from its beginning to its end: SQLite's own, or 
 both what it read first still holds when it commits. A reader sees one moment.
 """
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
-from protocol.errors import BadInput, Unreachable
+from protocol.errors import BadInput, Busy, Unreachable
 
 POSTGRESQL = "postgresql+psycopg"
 _DRIVERS = {
@@ -50,7 +51,8 @@ WORKER = 0x436F7402
 """The two advisory locks, beside each a hash of the schema: a database may hold several coordinators."""
 LOCK_NAME = "%d, hashtext(coalesce(current_schema(), ''))"
 
-_SQLITE_UNUSABLE = frozenset({5, 8, 10, 13, 14})  # busy, read-only, I/O error, full, cannot be opened
+_SQLITE_UNUSABLE = frozenset({8, 10, 13, 14})  # read-only, I/O error, full, cannot be opened
+_LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's, after lock_timeout
 
 
 def place(address: str) -> URL:
@@ -83,12 +85,20 @@ def opened(url: URL, *, alters: bool = False) -> Engine:
 
 @contextmanager
 def telling(url: URL) -> Iterator[None]:
-    """A database that cannot be reached or used is Unreachable, in a sentence without its password."""
+    """A database that cannot be reached or used is Unreachable, in a sentence without its password.
+
+    One that others write to for longer than a writer waits is Busy.
+    """
     try:
         yield
     except OperationalError as error:
         code = getattr(error.orig, "sqlite_errorcode", None)
-        if code is not None and code & 0xFF not in _SQLITE_UNUSABLE:
+        kind = None if code is None else code & 0xFF
+        if kind == sqlite3.SQLITE_BUSY or getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+            raise Busy(
+                "Others were writing to the database for too long to wait; nothing was done.", "Try again in a moment."
+            ) from error
+        if kind is not None and kind not in _SQLITE_UNUSABLE:
             raise
         raise Unreachable(
             f"The database {_name(url)} does not answer: {_reason(url, error)}.",

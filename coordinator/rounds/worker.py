@@ -40,7 +40,7 @@ from coordinator.webhooks.hooks import load_hooks
 from coordinator.wiring import ledger_of, pinning_of, secret_sums_of, sources_of
 from protocol.adapter import load_adapter
 from protocol.contribution import CandidateName, ScoreReport
-from protocol.errors import BadInput, Conflict, CoterieError, NotAllowed, Unreachable
+from protocol.errors import BadInput, Busy, Conflict, CoterieError, NotAllowed, Unreachable
 from protocol.grant import Grant, RoundPlan
 from protocol.manifest import BaseReference, GainScore, Manifest, MergedContribution
 from protocol.modes import Mode
@@ -127,7 +127,7 @@ class Worker:
             try:
                 with self._database.leased(stop) as is_ours, self._alone(stop):
                     self._work(stop, is_ours)
-            except Unreachable as error:
+            except (Busy, Unreachable) as error:
                 log.warning("the worker rests", reason=str(error))
                 stop.wait(REST_SECONDS)
 

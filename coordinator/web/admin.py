@@ -29,7 +29,7 @@ from coordinator.web.openapi import Answer, Routes
 from coordinator.web.problems import RETRY_SECONDS, tell, wants_page
 from coordinator.web.requests import signed_in
 from coordinator.web.service import Service, service
-from protocol.errors import CoterieError, NotAllowed, NotSignedIn, Unreachable
+from protocol.errors import Busy, CoterieError, NotAllowed, NotSignedIn, Unreachable
 from protocol.grant import RoundPlan
 
 admin = Blueprint("admin", __name__, url_prefix="/admin")
@@ -236,7 +236,7 @@ def _trouble(error: CoterieError) -> AnyResponse:
     if not wants_page():
         return tell(error)
     answer = _told("admin/trouble.html", error.status, error=error)
-    if isinstance(error, Unreachable):
+    if isinstance(error, Busy | Unreachable):
         answer.headers["Retry-After"] = str(RETRY_SECONDS)
     return answer
 

@@ -13,6 +13,7 @@ from limits.storage import MemoryStorage
 from pydantic import ValidationError
 from web_parts import UNCOUNTED, plain_app, plain_settings, signed_in
 
+from coordinator import engines
 from coordinator.database import AnswerRow
 from coordinator.rounds import events
 from coordinator.web import once as done_once
@@ -48,6 +49,19 @@ def problem(answer: Any, status: int, code: str) -> str:
     assert (answer.status_code, answer.content_type) == (status, "application/problem+json"), answer.text
     assert answer.json["code"] == code
     return f"{answer.json['detail']} {answer.json['hint']}"
+
+
+def test_whoever_comes_while_the_database_is_written_to_for_long_is_told_when_to_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "LOCK_SECONDS", 0)
+    with plain_app(tmp_path, **UNCOUNTED) as app, app.extensions["coterie"].database.writing() as writer:
+        writer.connection()
+        node_key.create(tmp_path / "node.pem")
+        machine = {"node_key": node_key.public_of(tmp_path / "node.pem"), "name": "workshop"}
+        answer = app.test_client().post("/api/v1/devices", json=machine)
+        assert "Try again in a moment." in problem(answer, 503, "busy")
+        assert answer.headers["Retry-After"] == "10"
 
 
 # How often ------------------------------------------------------------------------------------------------------------
