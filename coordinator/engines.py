@@ -14,7 +14,8 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
-from protocol.errors import BadInput, Busy, Unreachable
+from coordinator.turns import Turns, too_long
+from protocol.errors import BadInput, Unreachable
 
 POSTGRESQL = "postgresql+psycopg"
 _DRIVERS = {
@@ -95,9 +96,7 @@ def telling(url: URL) -> Iterator[None]:
         code = getattr(error.orig, "sqlite_errorcode", None)
         kind = None if code is None else code & 0xFF
         if kind == sqlite3.SQLITE_BUSY or getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
-            raise Busy(
-                "Others were writing to the database for too long to wait; nothing was done.", "Try again in a moment."
-            ) from error
+            raise too_long() from error
         if kind is not None and kind not in _SQLITE_UNUSABLE:
             raise
         raise Unreachable(
@@ -108,8 +107,10 @@ def telling(url: URL) -> Iterator[None]:
 
 def _open_sqlite(url: URL, alters: bool) -> Engine:
     """WAL, so that readers never wait; FULL, so that what is acknowledged survives a power cut."""
+    turns = None
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        turns = Turns(url.database)
     engine = create_engine(url)
     foreign_keys = "OFF" if alters else "ON"
 
@@ -123,7 +124,15 @@ def _open_sqlite(url: URL, alters: bool) -> Engine:
     @event.listens_for(engine, "begin")
     def _(connection: Any) -> None:
         writes = connection.get_execution_options().get("writes")
+        if writes and turns:
+            connection.info["leave"] = turns.take(LOCK_SECONDS)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    @event.listens_for(engine, "checkin")
+    def _(_connection: Any, record: Any) -> None:
+        """A transaction has ended, in whichever way, when its connection is back."""
+        if leave := record.info.pop("leave", None):
+            leave()
 
     return engine
 
