@@ -6,6 +6,7 @@ memory, or from the database when it has fallen behind those.
 
 import json
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ POLL_SECONDS = 0.5
 """How often the one reader looks for new lines; each look is one search for the end of an index."""
 KEPT = 256
 """Newest lines in memory."""
+WOKEN_AT_ONCE, WOKEN_APART = 4, 0.003
+"""Streams that are told of new lines at the same time, and the seconds between: hundreds of threads that wake together
+keep everybody else's request waiting for its turn."""
 PAGE = 200
 """Lines that a stream which is behind reads at a time."""
 
@@ -118,9 +122,16 @@ class Feed:
             if found:
                 with self._changed:
                     self._take(found)
-                    self._changed.notify_all()
+                self._wake()
         with self._changed:
             self._changed.notify_all()
+
+    def _wake(self) -> None:
+        """A few at a time, whoever has waited longest first."""
+        for _ in range(0, self.streams, WOKEN_AT_ONCE):
+            with self._changed:
+                self._changed.notify(WOKEN_AT_ONCE)
+            time.sleep(WOKEN_APART)
 
     def _take(self, found: Sequence[Event]) -> None:
         self._kept.extend(_message(one) for one in found)

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,6 +94,28 @@ def test_only_the_kinds_that_were_asked_for_are_sent(database: Database, feed: F
     next(stream)
     tell(database, "grant.given", "round.opened", "grant.given", "release.published")
     assert read(stream, 2) == [2, 4]
+
+
+def test_of_many_streams_a_few_are_woken_at_a_time_and_none_is_left_out(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "POLL_SECONDS", 0.02)
+    feed = Feed(database, streams=50, streams_each=50)
+    heard: list[list[int]] = []
+
+    def listen(stream: Iterator[bytes]) -> None:
+        heard.append(read(stream, 3))
+
+    threads = [threading.Thread(target=listen, args=(opened(feed),)) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for kind in "abc":
+        tell(database, kind)
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join(4)  # less than a heartbeat
+    feed.end()
+    assert heard == 50 * [[1, 2, 3]]
 
 
 def test_a_quiet_stream_shows_that_it_is_alive_and_ends_when_the_client_has_gone(
