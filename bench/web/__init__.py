@@ -1,5 +1,5 @@
 """How the web server bears a crowd: ``python -m bench.web``.
 
-What lives here: a database as it is after years (``filled``), the real server over it (``served``), a second process
-that reads pages, signs in and listens all at once (``load``).
+What lives here: a database as it is after years (``filled``), the real server over it (``served``), two more
+processes that read pages, and sign in and listen, all at once (``load``).
 """

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
 from coordinator.rounds import events
 
+PAGES = ("/", "/releases", "/log")
 PAGE_P95_MS, SIGN_INS_EACH_SECOND = 50.0, 50.0
 EVENTS_EACH_SECOND = 1.0
 """As in a round at its liveliest: somebody contributes every second."""
@@ -38,7 +39,7 @@ def main() -> None:
         "--sign-ins", type=float, default=51.0, help="a second; one more than asked for, as the last take a moment"
     )
     parser.add_argument("--pages", type=float, default=10.0, help="a second")
-    parser.add_argument("--page", action="append", help="a page to read, in turn with the others; the front page")
+    parser.add_argument("--page", action="append", help=f"to read in turn with the others; {', '.join(PAGES)}")
     parser.add_argument("--seconds", type=float, default=30.0, help="how long")
     told = parser.parse_args()
     size = Size(told.members, told.releases, told.contributors)
@@ -53,7 +54,7 @@ def main() -> None:
                 "listeners": told.listeners,
                 "sign_ins_each_second": told.sign_ins,
                 "pages_each_second": told.pages,
-                "pages": told.page or ["/"],
+                "pages": told.page or PAGES,
                 "members": size.members,
                 "seconds": told.seconds,
             }
@@ -78,26 +79,69 @@ def _filled(settings: CoordinatorSettings, folder: Path, size: Size) -> Database
 
 
 def _loaded(server: Served, database: Database, order: Mapping[str, object]) -> dict[str, Any]:
-    """Let the second process do its work while events are written; what it found, and how the machine was."""
-    command = [sys.executable, "-m", "bench.web.load", server.url]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as crowd:
-        if crowd.stdin is None or crowd.stdout is None:
-            raise RuntimeError("The second process has no pipes.")
-        print(json.dumps(order), file=crowd.stdin, flush=True)
-        _expect("ready", crowd.stdout.readline())
+    """Let the crowd do its work while events are written; what it found, and how the machine was.
+
+    Pages are read by a process of their own, so that what the other has to do for its listeners is not in their times.
+    """
+    with ExitStack() as ending:
+        crowd, reader = (ending.enter_context(_Process(server.url)) for _ in range(2))
+        crowd.tell({**order, "pages_each_second": 0.0})
+        reader.tell({**order, "listeners": 0, "sign_ins_each_second": 0.0, "members": 0})
+        for one in (crowd, reader):
+            one.expect("ready")
         memory, cpu = _memory(server), _cpu_seconds(server)
         with _telling(database):
-            _expect("done", crowd.stdout.readline())
+            for one in (crowd, reader):
+                one.tell("begin")
+            for one in (crowd, reader):
+                one.expect("done")
         cpu = _cpu_seconds(server) - cpu
         with database.reading() as session:
-            print(events.newest(session), file=crowd.stdin, flush=True)
-        found: dict[str, Any] = json.loads(crowd.stdout.readline())
-    return {**found, "memory": memory, "cpu": cpu, "last": max(found["numbers"], default=0)}
+            last = events.newest(session)
+        found, read = crowd.found(last), reader.found(last)
+    return {
+        **found,
+        "pages": read["pages"],
+        "page_errors": read["page_errors"],
+        "reader_cpu_seconds": read["own_cpu_seconds"],
+        "memory": memory,
+        "cpu": cpu,
+        "last": max(found["numbers"], default=0),
+    }
 
 
-def _expect(word: str, said: str) -> None:
-    if said.strip() != word:
-        raise RuntimeError(f"The second process said {said!r}, not {word}.")
+class _Process:
+    """``bench.web.load`` at a server, and what is said between us."""
+
+    def __init__(self, url: str) -> None:
+        command = [sys.executable, "-m", "bench.web.load", url]
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> "_Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.kill()
+        self._child.wait()
+
+    def tell(self, what: object) -> None:
+        assert self._child.stdin
+        print(json.dumps(what), file=self._child.stdin, flush=True)
+
+    def expect(self, word: str) -> None:
+        said = self._heard()
+        if said.strip() != word:
+            raise RuntimeError(f"A process of the crowd said {said!r}, not {word}.")
+
+    def found(self, last: int) -> dict[str, Any]:
+        """What it found; it waits until its listeners have event ``last``."""
+        self.tell(last)
+        found: dict[str, Any] = json.loads(self._heard())
+        return found
+
+    def _heard(self) -> str:
+        assert self._child.stdout
+        return self._child.stdout.readline()
 
 
 @contextmanager
@@ -143,7 +187,8 @@ def _print(found: Mapping[str, Any]) -> None:
     load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
     print(f"\n{platform.platform()}, {os.cpu_count()} cores; load {load} (this and whatever else runs here)")
     print(f"server: {found['memory']:.0f} MB with all listeners, {found['cpu'] / found['seconds']:.2f} cores busy;")
-    print(f"the crowd's process: {found['own_cpu_seconds'] / found['seconds']:.2f} cores\n")
+    print(f"the crowd's process {found['own_cpu_seconds'] / found['seconds']:.2f} cores, ", end="")
+    print(f"the readers' {found['reader_cpu_seconds'] / found['seconds']:.2f}\n")
     print("| what | count | median ms | p95 ms | worst ms | errors |\n|---|---|---|---|---|---|")
     pages = [one for times in found["pages"].values() for one in times]
     for path, times in found["pages"].items():

@@ -195,7 +195,8 @@ def _round(
     new = [people[one] for one in now if one not in before]
     gone = [people[one] for one in before if one not in now]
     manifest = _manifest(number, merged, gone, base_hash, parent)
-    root, _ = build_directory({"manifest.json": manifest.canonical()})
+    document = manifest.canonical()
+    root, _ = build_directory({"manifest.json": document})
     opened = BEGAN + (number + 1) * DAY - 3600
     row: dict[str, object] = {
         "round_id": round_id,
@@ -232,7 +233,7 @@ def _round(
         "round_id": round_id,
         "kind": "training",
         "parent": parent,
-        "manifest": manifest.canonical().decode(),
+        "manifest": document.decode(),
         "published_at": opened + 3600,
     }
     said = f"Release {number + 1} is published: {root}."

@@ -21,6 +21,8 @@ from bench.web.filled import POLICY, key_of
 from protocol.sign_in import sign_in_message
 
 PATIENCE_SECONDS = 10.0
+READ_BEFORE = 8
+"""How often each page is read before it counts: a server that has just started reads its whole past once."""
 JOINING_EACH_SECOND = 100
 """Listeners that come anew; a crowd is not there at once."""
 
@@ -52,7 +54,7 @@ class Found:
     pages: dict[str, list[float]] = field(default_factory=dict)
     page_errors: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    """From the first sign-in that was due to the last that was answered."""
+    """From the first request that was due to the last that was answered."""
     own_cpu_seconds: float = 0.0
 
 
@@ -66,15 +68,18 @@ class Crowd:
         self._keys = [Account.from_key(key_of(one)) for one in range(order.members)]
         self.found = Found()
 
-    async def run(self, until: Callable[[], Awaitable[int]]) -> None:
-        """All at once; then listeners have a while to get the last event, whose number ``until`` tells."""
+    async def run(self, begin: Callable[[], Awaitable[None]], until: Callable[[], Awaitable[int]]) -> None:
+        """All at once, when ``begin`` says so; then listeners wait for the last event, whose number ``until`` tells."""
         order, found = self._order, self.found
         listeners = []
         for _ in range(order.listeners):
             listeners.append(asyncio.create_task(self._listen()))
             await asyncio.sleep(1 / JOINING_EACH_SECOND)
         await self._wait(lambda: found.listening + len(found.stream_errors) >= order.listeners)
-        print("ready", flush=True)
+        if order.pages_each_second:
+            for page in READ_BEFORE * order.pages:
+                await self._call("GET", page)
+        await begin()
         began, cpu = time.perf_counter(), time.process_time()
         await asyncio.gather(
             self._at_rate(order.sign_ins_each_second, self._sign_in),
@@ -180,6 +185,12 @@ class Crowd:
         return (sent + (f"Cookie: {cookie}\r\n" if cookie else "")).encode()
 
 
+async def _told_to_begin() -> None:
+    """The parent says when everybody is there."""
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+
+
 async def _last_number() -> int:
     """The parent says which event was the last, when it has written it."""
     print("done", flush=True)
@@ -190,7 +201,7 @@ def main() -> None:
     """Do what the order says."""
     values = json.loads(sys.stdin.readline())
     crowd = Crowd(sys.argv[1], Order(**{**values, "pages": tuple(values["pages"])}))
-    asyncio.run(crowd.run(_last_number))
+    asyncio.run(crowd.run(_told_to_begin, _last_number))
     print(json.dumps(asdict(crowd.found)), flush=True)
 
 
