@@ -1,6 +1,6 @@
 """How the public pages tell what was read: threads, passages, chapters, comparisons. Pure, for people new to it all."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from coordinator.rounds.transitions import EXCHANGES, RoundKind, RoundState
@@ -157,12 +157,6 @@ def pieces_of(glance: Glance, colours: Mapping[str, int]) -> list[Piece]:
     """What went in, the largest share first; equal ones in the order of ``colours``."""
     order = _order(colours)
     return sorted(glance.pieces, key=lambda one: (-one.share, order.get(one.member, len(order))))
-
-
-def passages_of(releases: Sequence[Release], colours: Mapping[str, int]) -> tuple[Passage, ...]:
-    """The history of ``releases``, newest first, each beside its parent where that is among them."""
-    by_cid = {one.cid: one for one in releases}
-    return tuple(passage_of(one, by_cid.get(one.parent or ""), colours) for one in releases)
 
 
 def passage_of(release: Release, parent: Release | None, colours: Mapping[str, int]) -> Passage:

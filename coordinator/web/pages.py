@@ -6,7 +6,7 @@ tells, the templates show. A page is composed again only when the log has grown,
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import wraps
@@ -71,6 +71,7 @@ class AtHand:
     memory: Memory = field(default_factory=Memory)
     audit: Audit = field(default_factory=Audit)
     sheets: Shelf[Sheet] = field(default_factory=lambda: Shelf(400))
+    passages: Shelf[str] = field(default_factory=lambda: Shelf(800))
     composed: Shelf[Composed] = field(default_factory=lambda: Shelf(400))
 
 
@@ -130,7 +131,7 @@ def front() -> str:
             rounds=rounds,
             states=cloth.STATES,
             left_out=history.denied(session, rounds),
-            passages=cloth.passages_of(history.releases(session, kept_here.memory, limit=6), colours)[:5],
+            passages=_passages(here, history.releases(session, kept_here.memory, limit=6), colours, 3)[:5],
             totals=history.totals(session),
             lines=events.tail(session, 4),
             uri=here.settings.public_uri,
@@ -145,9 +146,14 @@ def releases() -> str:
     memory = at_hand(here).memory
     with here.database.reading() as session:
         found = history.releases(session, memory, _number("before"), history.RELEASES_A_PAGE + 1)
-        shown = cloth.passages_of(found, history.colours(session, memory, cloth.COLOURS))[: history.RELEASES_A_PAGE]
-        older = shown[-1].release.number if len(found) > len(shown) else None
-        return render_template("releases.html", passages=shown, older=older, newest="before" not in request.args)
+        passages = _passages(here, found, history.colours(session, memory, cloth.COLOURS), 2)
+        shown = found[: history.RELEASES_A_PAGE]
+        return render_template(
+            "releases.html",
+            passages=passages[: len(shown)],
+            older=shown[-1].number if len(found) > len(shown) else None,
+            newest="before" not in request.args,
+        )
 
 
 @pages.get("/releases/<int:number>")
@@ -344,6 +350,27 @@ def log_lines() -> Response:
     response = Response(body, content_type="text/plain; charset=utf-8")
     response.cache_control.no_cache = True
     return response
+
+
+def _passages(here: Service, releases: Sequence[Release], colours: Mapping[str, int], level: int) -> list[str]:
+    """The history of ``releases``, newest first, each beside its parent where that is among them, as pages show it.
+
+    What a release brought never changes, so its row is woven once; ``level`` is that of its heading.
+    """
+    by_cid = {one.cid: one for one in releases}
+    woven, parts = at_hand(here).passages, current_app.jinja_env.get_template("parts.html").module
+
+    def row(one: Release) -> str:
+        parent = by_cid.get(one.parent or "")
+        key = one.number, one.cid, one.withdrawn, parent is None, len(colours), level
+
+        def weave() -> str:
+            passage = cloth.passage_of(one, parent, colours)
+            return cast(str, parts.passage(passage, f"release-{one.number}", level))  # type: ignore[attr-defined]
+
+        return woven.get_or(key, weave)
+
+    return [row(one) for one in releases]
 
 
 def _progress(session: Session, line: RoundLine, now: int) -> cloth.Progress:
