@@ -367,6 +367,8 @@ def _lines(
     session: Session, query: Select[str, int, str, str, int, int, int, str, str, str | None, str | None, int | None]
 ) -> list[RoundLine]:
     rows = session.execute(query).all()
+    if not rows:
+        return []
     ids = [row.round_id for row in rows]
     states = _counted(session, ids)
     waited = session.execute(

@@ -39,6 +39,7 @@ LINES_A_PAGE = 50
 LINES_TO_CHECK = 5000
 """Of the log, in one answer to whoever checks it."""
 ROUNDS_IN_FRONT = 4
+RELEASES_IN_FRONT = 5
 THREADS_IN_FRONT = 24
 GROUNDS_SHOWN = 200
 _ASKED = ("a", "b", "before", "collection", "kind", "page", "token")
@@ -117,7 +118,8 @@ def front() -> str:
     kept_here = at_hand(here)
     with here.database.reading() as session:
         colours = history.colours(session, kept_here.memory, cloth.COLOURS)
-        latest = history.newest_release(session, kept_here.memory)
+        recent = history.releases(session, kept_here.memory, limit=RELEASES_IN_FRONT + 1)  # and a parent
+        latest = next(iter(recent), None)
         rounds = history.rounds(session, limit=ROUNDS_IN_FRONT)
         return render_template(
             "front.html",
@@ -131,7 +133,7 @@ def front() -> str:
             rounds=rounds,
             states=cloth.STATES,
             left_out=history.denied(session, rounds),
-            passages=_passages(here, history.releases(session, kept_here.memory, limit=6), colours, 3)[:5],
+            passages=_passages(here, recent, colours, 3)[:RELEASES_IN_FRONT],
             totals=history.totals(session),
             lines=events.tail(session, 4),
             uri=here.settings.public_uri,
