@@ -16,6 +16,7 @@ from coordinator.web.member import member, member_api
 from coordinator.web.openapi import DocumentedApp
 from coordinator.web.pages import pages
 from coordinator.web.problems import tell_problems
+from coordinator.web.progress import progress
 from coordinator.web.proposals import proposals
 from coordinator.web.requests import cookie_name
 from coordinator.web.round_acts import round_acts
@@ -50,7 +51,7 @@ def create_app(
     app.extensions["coterie"] = here
     limits = Limits(settings)
     count_requests(app, limits)
-    for routes in (acts, api, devices, health_routes, member_api, proposals, round_acts, wallets):
+    for routes in (acts, api, devices, health_routes, member_api, progress, proposals, round_acts, wallets):
         app.register_api(routes)
     for blueprint in (admin, device_pages, gateway, member, pages, stream, wallet_pages):
         app.register_blueprint(blueprint)
