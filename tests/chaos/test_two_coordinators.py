@@ -5,11 +5,13 @@ Then two real workers: one works, the other stands by and goes on when the first
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from eth_account import Account
@@ -27,19 +30,21 @@ from release_parts import manifest_of
 from round_parts import PLAN, contribution_for, scores_for, write_small_base
 
 from contracts_abi.model import Token
+from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
 from coordinator.identity.grants import SignedGrant, store_grant
 from coordinator.rounds import events
 from coordinator.rounds.checks import adapted_layers
 from coordinator.rounds.ledger import Ledger, Part
 from coordinator.rounds.transitions import ALLOWED, RoundState
+from coordinator.rounds.worker import Worker
 from coordinator.watching.lapses import Lapse
 from deploy.devchain.anvil import ANVIL_KEYS
 from processes.children import PARENT
 from protocol import node_key
 from protocol.acts import CancelRound
 from protocol.contribution import Candidate, ScoreTask, candidates_hash
-from protocol.errors import CoterieError, NotFound
+from protocol.errors import Conflict, CoterieError, NotFound, Unreachable
 from protocol.grant import Grant, StartRound, sign
 from protocol.policy import judge
 
@@ -310,9 +315,13 @@ def test_a_worker_that_stands_by_goes_on_when_the_first_is_killed(
 
 
 def test_a_second_worker_of_a_file_ends_with_a_sentence(config: Path, tmp_path: Path) -> None:
-    with two_workers(config, tmp_path, f"sqlite:///{tmp_path}/coordinator.sqlite") as both:
-        until(lambda: any(one.process.poll() is not None for one in both), lambda: "both work")
-        (ended,) = [one for one in both if one.process.poll() is not None]
-        assert ended.process.returncode == 1
-        assert "Another worker has" in ended.said and "Run one worker a data folder." in ended.said
-        assert "Traceback" not in ended.said
+    settings = CoordinatorSettings.load(config)
+    settings.data.mkdir()
+    with (settings.data / "worker.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # the kernel's lock is between open files: as if by another process
+        with pytest.raises(Conflict, match=r"Another worker has .*\. Run one worker a data folder\."):
+            Worker(settings, runs=nowhere).run(threading.Event())
+
+
+def nowhere() -> NoReturn:
+    raise Unreachable("There is no SuperLink here.")

@@ -20,7 +20,7 @@ from client.training.scoring import score  # noqa: E402
 from protocol.adapter import input_group  # noqa: E402
 
 ART = Path(__file__).parents[2] / "deploy/devchain/node_modules/@nouns/assets/dist/image-data.json"
-FEW = RoundPlan(steps=40, statistics_pictures=4)
+FEW = RoundPlan(steps=24, statistics_pictures=4)
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-def test_a_headless_machine_joins_by_a_link_and_two_signatures(story: Story, browser: Browser, tmp_path: Path) -> None:
+def test_a_headless_machine_joins_by_a_link_and_two_signatures(story: Story, browser: Browser) -> None:
     machine = Machine(story, "gpu-box")
     link = machine.shows(r"(http://\S+/device\?code=\S+)")
     assert machine.fingerprint in machine.terminal()
@@ -58,7 +58,7 @@ def test_a_headless_machine_joins_by_a_link_and_two_signatures(story: Story, bro
     expect(page.locator("#machine-title ~ dl")).to_contain_text(machine.fingerprint)
     expect(page.locator("#machine-title ~ dl")).to_contain_text("gpu-box")
     expect(page.locator("#wallets button")).to_have_count(2)
-    sitting.picture(tmp_path / "1-sign-in")
+    sitting.picture("1-sign-in")
 
     # By the keyboard alone, up to the signature; the wallet is on another chain and changes it.
     page.locator("#wallets button").first.focus()
@@ -68,7 +68,7 @@ def test_a_headless_machine_joins_by_a_link_and_two_signatures(story: Story, bro
     denied = page.locator("tr.refused", has_text=PERSONAL)
     expect(denied.first).to_contain_text("does not allow derivatives")
     expect(page.locator("tr.merged")).to_have_count(8)
-    sitting.picture(tmp_path / "2-grant")
+    sitting.picture("2-grant")
 
     page.locator("input[name=token]").first.uncheck()
     expect(page.locator("#chosen")).to_have_text("7")
@@ -77,11 +77,11 @@ def test_a_headless_machine_joins_by_a_link_and_two_signatures(story: Story, bro
     wallet.refuses = True
     page.get_by_role("button", name="Sign the grant").click()
     expect(page.get_by_role("alert")).to_contain_text("You refused in the wallet, so nothing was signed")
-    sitting.picture(tmp_path / "3-refused")
+    sitting.picture("3-refused")
     wallet.refuses = False
     page.get_by_role("button", name="Sign the grant").click()
     expect(page.get_by_role("heading", name="Granted")).to_be_visible()
-    sitting.picture(tmp_path / "4-granted")
+    sitting.picture("4-granted")
 
     machine.shows(rf"Granted by ({CLEO.address})")
     machine.shows(r"(Waiting for a round)")
@@ -97,19 +97,19 @@ def test_a_headless_machine_joins_by_a_link_and_two_signatures(story: Story, bro
     assert cookies["coterie"]["httpOnly"] and cookies["coterie"]["sameSite"] == "Strict"
 
 
-def test_whoever_did_not_start_the_machine_refuses_it(story: Story, browser: Browser, tmp_path: Path) -> None:
+def test_whoever_did_not_start_the_machine_refuses_it(story: Story, browser: Browser) -> None:
     machine = Machine(story, "somebody-elses-box")
     code = machine.shows(r"code\s+([A-Z]{4}-[A-Z]{4})")
     sitting = Sitting(browser, {})
     sitting.page.goto(f"{story.url}/device")
-    sitting.picture(tmp_path / "5-code")
+    sitting.picture("5-code")
     sitting.page.get_by_label("The code in its terminal").fill("zzzz zzzz")
     sitting.page.keyboard.press("Enter")
     expect(sitting.page.get_by_role("alert")).to_contain_text("No machine waits with the code ZZZZ-ZZZZ")
     sitting.page.get_by_label("The code in its terminal").fill(code.lower().replace("-", " "))
     sitting.page.keyboard.press("Enter")
     expect(sitting.page.get_by_text("No wallet was found in this browser")).to_be_visible()
-    sitting.picture(tmp_path / "6-no-wallet")
+    sitting.picture("6-no-wallet")
     sitting.page.get_by_role("button", name="Not mine, refuse it").click()
     expect(sitting.page.get_by_role("heading", name="Refused")).to_be_visible()
     machine.shows(r"(refused in the browser)")
@@ -117,7 +117,7 @@ def test_whoever_did_not_start_the_machine_refuses_it(story: Story, browser: Bro
     assert [line for line in sitting.complaints if "404" not in line] == []
 
 
-def test_a_member_links_a_second_wallet_and_ends_a_session(story: Story, browser: Browser, tmp_path: Path) -> None:
+def test_a_member_links_a_second_wallet_and_ends_a_session(story: Story, browser: Browser) -> None:
     wallets = {"bens.wallet": BrowserWallet(BEN), "dans.wallet": BrowserWallet(DAN)}
     sitting = Sitting(browser, wallets)
     page = sitting.page
@@ -129,7 +129,7 @@ def test_a_member_links_a_second_wallet_and_ends_a_session(story: Story, browser
     page.get_by_role("button", name="Dans.Wallet").click()
     expect(page.locator("section").first.locator(".rows li")).to_have_count(2)
     assert f"signed in as {BEN.address}" in wallets["dans.wallet"].signed[0][1]
-    sitting.picture(tmp_path / "7-wallets")
+    sitting.picture("7-wallets")
     page.get_by_role("button", name=f"Unlink {DAN.address}").click()
     expect(page.locator("section").first.locator(".rows li")).to_have_count(1)
     page.get_by_role("button", name="End all of them").click()
@@ -138,9 +138,7 @@ def test_a_member_links_a_second_wallet_and_ends_a_session(story: Story, browser
     assert sitting.complaints == []
 
 
-def test_an_admin_starts_a_round_in_the_browser_and_it_reaches_a_release(
-    story: Story, browser: Browser, tmp_path: Path
-) -> None:
+def test_an_admin_starts_a_round_in_the_browser_and_it_reaches_a_release(story: Story, browser: Browser) -> None:
     """Trained by the machine that joined above."""
     wallet = BrowserWallet(ADMIN, chain=story.anvil.chain_id)
     sitting = Sitting(browser, {"admins.wallet": wallet})
@@ -152,7 +150,7 @@ def test_an_admin_starts_a_round_in_the_browser_and_it_reaches_a_release(
     expect(page.get_by_role("button", name="Sign and start the round")).to_have_count(0)
     for summary in page.locator("#plan > details > summary").all():
         summary.click()
-    sitting.picture(tmp_path / "8-plan")
+    sitting.picture("8-plan")
     assert sitting.barriers() == []
     few = {"quorum": 1, "steps": 6, "statistics_pictures": 2, "distillation_steps": 2, "gains": "0, 1"}
     for name, value in few.items():
@@ -163,11 +161,11 @@ def test_an_admin_starts_a_round_in_the_browser_and_it_reaches_a_release(
     [(_, text), (method, order)] = wallet.signed
     assert "Sign in" in text or ADMIN.address in text
     assert (method, order["primaryType"]) == ("eth_signTypedData_v4", "StartRound")
-    sitting.picture(tmp_path / "9-training")
+    sitting.picture("9-training")
     stepper = page.get_by_label("How far the round is")
     expect(stepper.locator("[aria-current=step]")).to_contain_text(re.compile("publish", re.I), timeout=ROUND_MS)
     expect(page.locator("#now")).to_contain_text("Release", timeout=ROUND_MS)
-    sitting.picture(tmp_path / "10-published")
+    sitting.picture("10-published")
     told = [json.loads(line) for line in (story.folder / "machines" / "gpu-box" / SENT).read_text().splitlines()]
     assert "progress" in {line["what"] for line in told}
     with closing(Database(CoordinatorSettings.load(story.config).database)) as known, known.reading() as session:
@@ -176,16 +174,14 @@ def test_an_admin_starts_a_round_in_the_browser_and_it_reaches_a_release(
     assert [line for line in sitting.complaints if "401" not in line] == [], "but for the page that asked to sign in"
 
 
-def test_a_member_sees_their_part_renews_takes_their_adapter_and_revokes(
-    story: Story, browser: Browser, tmp_path: Path
-) -> None:
+def test_a_member_sees_their_part_renews_takes_their_adapter_and_revokes(story: Story, browser: Browser) -> None:
     """What the round above made of the grant of the machine that joined first."""
     wallet = BrowserWallet(CLEO, chain=story.anvil.chain_id)
     sitting = Sitting(browser, {"cleos.wallet": wallet})
     page = sitting.page
     page.goto(f"{story.url}/me")
     expect(page.get_by_role("heading", name="What taking part means")).to_be_visible()
-    sitting.picture(tmp_path / "11-signed-out")
+    sitting.picture("11-signed-out")
     page.get_by_role("button", name="Cleos.Wallet").click()
     expect(page.locator("#stand-title ~ dl")).to_contain_text("100.0% of the newest release is yours")
 
@@ -200,7 +196,7 @@ def test_a_member_sees_their_part_renews_takes_their_adapter_and_revokes(
     expect(page.locator("#machines dl").first).to_contain_text("yes, since")
     for summary in page.locator("#grants summary").all():
         summary.click()
-    sitting.picture(tmp_path / "12-your-part")
+    sitting.picture("12-your-part")
     assert sitting.barriers() == []
 
     with page.expect_download() as download:
@@ -244,11 +240,11 @@ ANYBODYS = [
 ]
 
 
-def test_every_page_can_be_used_by_everybody(story: Story, browser: Browser, tmp_path: Path) -> None:
+def test_every_page_can_be_used_by_everybody(story: Story, browser: Browser) -> None:
     """After all of the above, by axe and at a telephone's width."""
     sitting = Sitting(browser, {})
     for path in ANYBODYS:
         sitting.page.goto(story.url + path)
-        sitting.picture(tmp_path / f"13{path.replace('/', '-')}")
+        sitting.picture(f"13{path.replace('/', '-')}")
         assert sitting.barriers() == [], path
     assert [line for line in sitting.complaints if "401" not in line] == []
