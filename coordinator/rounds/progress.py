@@ -15,7 +15,7 @@ from protocol.progress import Progress, Stage
 LEAST_SECONDS = 5
 """Between two messages of one machine about one round."""
 OLD_SECONDS = 60
-"""After this without a word a machine has fallen silent: it tells every ten seconds."""
+"""After this without a word a machine in the middle of a stage is slow or gone: it tells every ten seconds."""
 STATES: Mapping[Stage, RoundState] = {
     Stage.PICTURES: RoundState.TRAINING,
     Stage.TRAINING: RoundState.TRAINING,
@@ -43,7 +43,7 @@ class Reached:
 
     @property
     def is_old(self) -> bool:
-        return self.ago > OLD_SECONDS
+        return not self.is_done and self.ago > OLD_SECONDS
 
     @property
     def left(self) -> int | None:

@@ -278,7 +278,7 @@ def test_the_page_of_a_round_tells_how_far_each_machine_is(here: Coordinator) ->
     assert page.count("<progress") == 2 and '<progress max="240" value="120"' in page
     assert page.count("It is at work.") == 1 and page.count("Asked, no answer yet.") == 2
     assert "training, step 120 of 240, about 50 minutes left, told" in page
-    assert "training, step 3 of 240, told 3 minutes 5 seconds ago: it has fallen silent" in page
+    assert "training, step 3 of 240, told 3 minutes 5 seconds ago, and nothing since: it may be slow" in page
     assert ("past the deadline" in page) == (PLAN.deadline_seconds < 3000)
     assert "1 machine of those awaited tells how far it is; it has about 50 minutes of training left" in page
     for path in ("/", "/rounds", f"/rounds/{round_id}", f"/rounds/{round_id}/progress", "/log"):
@@ -497,9 +497,12 @@ def test_the_page_tells_whose_scores_are_awaited_and_what_each_scored(here: Coor
     round_id, granted = opened(here, ALICE, BOB)
     train(here, round_id, granted)
     here.worker().tick()
+    for key in (ALICE, BOB):
+        tell(here, key, round_id, stage="scoring", step=1, steps=3, seconds_left=None)
     score(here, round_id, {ALICE: granted[ALICE]})
     page = Desk(here, ADMIN).get(f"/rounds/{round_id}")
     assert 'aria-current="step">Scoring' in page
+    assert page.count("scoring, step 1 of 3, told") == 1, "Bob's alone"
     assert "Its scores are here." in page and "Its scores are awaited." in page
     assert "0.5000 → 0.2500" in page and "50%" in page
     assert "Publish with what is here" in page, "one has scored, so it need not wait for the other"

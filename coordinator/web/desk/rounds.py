@@ -199,7 +199,7 @@ class Standing:
 
     @property
     def telling(self) -> tuple[Reached, ...]:
-        """Where those machines are that are awaited and have not fallen silent."""
+        """Where those machines are that are awaited and have told something lately."""
         return tuple(one.reached for one in self.attendances if one.reached and not one.reached.is_old)
 
     @property
@@ -380,7 +380,7 @@ def _attendances(
             awaited = grant.node_key not in scored
             words = "Its scores are awaited." if awaited else "Its scores are here."
         at_work = told_last.get(grant.node_key) if awaited else None
-        if standing == "waiting" and at_work and not at_work.is_old:
+        if standing == "waiting" and at_work and not (at_work.is_done or at_work.is_old):
             words = "It is at work."
         mine = verdicts.get(part.grant_id, [])
         found.append(
