@@ -28,6 +28,7 @@ from coordinator.web.service import Service, service
 from coordinator.web.shelf import Shelf
 from coordinator.web.views import short
 from protocol.canonical import sha256
+from protocol.counted import counted
 from protocol.errors import BadInput, CoterieError, NotFound
 from protocol.policy import Policy
 from protocol.unixfs import Cid
@@ -437,7 +438,7 @@ def _iso(seconds: int) -> str:
 
 @pages.app_template_filter("count")
 def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    return counted(number, noun)
 
 
 @pages.app_template_filter("size")

@@ -187,7 +187,7 @@ def test_the_rehearsal_says_who_with_what_and_what_is_denied(here: Coordinator) 
 def test_the_rehearsal_asks_for_more_members_than_there_are(here: Coordinator) -> None:
     here.join(ALICE)
     page = Desk(here, ADMIN).post("/rounds/new", plan(quorum="3"))
-    assert "1 members may take part at this block, and the quorum is 3." in page
+    assert "1 member may take part at this block, and the quorum is 3." in page
     assert "Sign and start the round" not in page
 
 

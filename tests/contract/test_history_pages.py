@@ -105,7 +105,7 @@ def test_what_several_ask_for_at_once_is_made_once() -> None:
 def test_a_release_that_was_followed_by_another_says_so(dao: Dao) -> None:
     two_releases(dao)
     assert "This is not the newest release." in dao.page("/releases/1")
-    assert "This release holds what has been sold since." in dao.page("/releases/1")
+    assert "This release holds what has ended since." in dao.page("/releases/1")
     assert "This is not the newest release." not in dao.page("/releases/2")
 
 
