@@ -89,7 +89,7 @@ WHO: Mapping[str, Who] = {
     # gateway.py
     "GET /ipfs/<cid>": Who.VISITOR,
     "GET /ipfs/<cid>/<path:path>": Who.VISITOR,
-    # pages.py
+    # public/pages.py
     "GET /": Who.VISITOR,
     "GET /releases": Who.VISITOR,
     "GET /releases/<int:number>": Who.VISITOR,
@@ -102,13 +102,13 @@ WHO: Mapping[str, Who] = {
     "GET /rules/<digest>.json": Who.VISITOR,
     "GET /log": Who.VISITOR,
     "GET /log/lines": Who.VISITOR,
-    # member.py
+    # own/pages.py
     "GET /me": Who.VISITOR,
     "GET /me/nfts": Who.VISITOR,
     "GET /me/machines": Who.VISITOR,
     "GET /api/v1/contributions/<contribution_id>/adapter": Who.OWNER,
     "POST /api/v1/grants/<grant_id>/renewal": Who.OWNER,
-    # admin.py
+    # desk/pages.py
     "GET /admin": Who.ADMIN,
     "GET /admin/rounds/new": Who.ADMIN,
     "POST /admin/rounds/new": Who.ADMIN,

@@ -17,11 +17,11 @@ from sqlalchemy import Engine, event
 from contracts_abi.model import Token
 from coordinator.database import EventRow, RoundRow
 from coordinator.rounds import events
-from coordinator.web import history, pages
-from coordinator.web.cloth import members_of, pairs_of, ribbon_of
-from coordinator.web.glance import contract_of, glance_at, id_of
-from coordinator.web.plain import rules_of, terms_of
-from coordinator.web.shelf import Shelf
+from coordinator.web.public import history, pages
+from coordinator.web.public.cloth import members_of, pairs_of, ribbon_of
+from coordinator.web.public.glance import contract_of, glance_at, id_of
+from coordinator.web.public.plain import rules_of, terms_of
+from coordinator.web.public.shelf import Shelf
 from protocol.canonical import sha256
 from protocol.events import GENESIS, chained
 from protocol.policy import AdminSafe, AdminWallets, CollectionRule, Policy

@@ -29,7 +29,7 @@ from flask.testing import FlaskClient
 from coordinator.database import DeviceRow, RoundRow
 from coordinator.identity import devices, members
 from coordinator.rounds.progress import note
-from coordinator.web.own_part import SOON_SECONDS, Holding, OwnPart, Seen, cards, own_part, weave
+from coordinator.web.own.part import SOON_SECONDS, Holding, OwnPart, Seen, cards, own_part, weave
 from deploy.devchain.anvil import ANVIL_KEYS
 from protocol.acts import PauseRound, QuarantineContribution, RevokeGrant
 from protocol.adapter import load_adapter

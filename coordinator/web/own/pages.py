@@ -18,7 +18,7 @@ from coordinator.identity import grants
 from coordinator.identity.members import wallets_of
 from coordinator.rounds.ledger import ADAPTER
 from coordinator.web.openapi import Answer, Request, Routes
-from coordinator.web.own_part import Holding, OwnPart, Seen, cards, known_holdings, own_part, require_own, with_seen
+from coordinator.web.own.part import Holding, OwnPart, Seen, cards, known_holdings, own_part, require_own, with_seen
 from coordinator.web.requests import signed_in
 from coordinator.web.service import Service, service
 from coordinator.wiring import superlink_control
