@@ -3,6 +3,7 @@
 import platform
 import signal
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -31,6 +32,7 @@ from client.progress import ProgressTail
 from client.pull.command import pull
 from client.pull.sample import sample
 from client.revoke import revoke
+from client.telling import Telling
 from client.verify.command import verify
 from client.wallet.consent import consent_panel, verdict_table
 from client.wallet.device import OwnChain, code_panel, granted_sentence, qr, require_granted_here, wait_for_grant
@@ -104,6 +106,9 @@ def join(
     anew: Annotated[
         bool, typer.Option("--anew", help="Ask for a new grant although one is in force, for newly bought NFTs.")
     ] = False,
+    no_progress: Annotated[
+        bool, typer.Option("--no-progress", help="Don't tell the coordinator how far the training is.")
+    ] = False,
 ) -> None:
     """Take part: sign in, see what the policy says of each NFT, grant, and train when a round starts.
 
@@ -112,7 +117,7 @@ def join(
     --keystore or the key in COTERIE_WALLET_KEY it signs here. Then the machine waits for rounds, with a progress bar
     while it trains, until you press Ctrl-C.
     """
-    settings = load_settings(home, rpc_url=rpc)
+    settings = load_settings(home, rpc_url=rpc, tell_progress=False if no_progress else None)
     api = CoordinatorApi(url)
     dao = api.dao()
     require_policy(dao)
@@ -120,7 +125,7 @@ def join(
     if at_hand(keystore) or anew or not _goes_on(api, dao, settings):
         _obtain_grant(api, dao, settings, keystore, yes, name or platform.node())
     remember(settings.model_copy(update={"coordinator": api.url}), "coordinator", "rpc_url", "gateways", "base")
-    _run_node(dao, settings)
+    _run_node(api, dao, settings)
 
 
 @app.command("rotate-key")
@@ -285,7 +290,7 @@ def _keep(api: CoordinatorApi, dao: Dao, settings: MemberSettings, grant: Grant,
     )
 
 
-def _run_node(dao: Dao, settings: MemberSettings) -> None:
+def _run_node(api: CoordinatorApi, dao: Dao, settings: MemberSettings) -> None:
     """The SuperNode in the foreground, until Ctrl-C or SIGTERM."""
     certificate = settings.home / "superlink.pem"
     certificate.write_text(dao.superlink.root_certificate)
@@ -293,13 +298,19 @@ def _run_node(dao: Dao, settings: MemberSettings) -> None:
     node = SuperNodeProcess(settings.home, dao.superlink.address, certificate, settings.node_key)
     tail = ProgressTail(settings.home)
     try:
-        with node, Bars(console) as bars:
+        with ExitStack() as running:
+            running.enter_context(node)
+            shown: list[Bars | Telling] = [running.enter_context(Bars(console))]
             console.print(
                 f"Waiting for a round of {escape(dao.name)}. Ctrl-C ends. Log: {node.log_file}", highlight=False
             )
+            if settings.tell_progress:
+                shown.append(running.enter_context(Telling(CoordinatorApi(api.url), settings.home, settings.node_key)))
+                console.print("How far it is, the DAO's admins see too: step and time left. Not with --no-progress.")
             while True:
                 for update in tail.new():
-                    bars.show(update)
+                    for one in shown:
+                        one.show(update)
                 time.sleep(0.25)
     except KeyboardInterrupt:
         console.print("Left. Your grant stays; join again to go on.")

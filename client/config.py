@@ -55,6 +55,8 @@ class MemberSettings(BaseSettings):
     """For ``ar:`` addresses, tried in order. Their word is believed; none means that such tokens are left out."""
     allow_https: bool = True
     """Whether web servers that tokens name are asked, which shows them this machine's address. The member's alone."""
+    tell_progress: bool = True
+    """Whether the coordinator is told how far this machine is in a round: stage, step and time left."""
     ipfs_api: str = ""
     """The RPC of an IPFS node of the member's own, to fetch releases from first: a multiaddr or a URL."""
     ens_registry: str = REGISTRY

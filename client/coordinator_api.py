@@ -18,10 +18,13 @@ from protocol.errors import BadInput, CoterieError, NotFound, Unreachable
 from protocol.grant import Grant, Hash, SignedGrant
 from protocol.node_key import RetireKey
 from protocol.policy import Policy, Verdict
+from protocol.progress import Progress
 from protocol.sign_in import sign_in_message
 
 TIMEOUT = (5.0, 60.0)
 """Seconds to connect, and between two pieces of an answer."""
+QUICK = (3.0, 5.0)
+"""The same, of what may as well be lost."""
 MAX_ANSWER = 16 << 20
 MAX_PIECES = 1000
 """Of one list."""
@@ -190,6 +193,11 @@ class CoordinatorApi:
         """Have an old node key shut out for good; ``signature`` is its own."""
         self._post("node-keys/retire", {"retire_key": order.model_dump(mode="json"), "signature": signature})
 
+    def tell_progress(self, told: Progress, signature: str) -> None:
+        """Say how far this machine is; ``signature`` is its node key's. Gives up soon."""
+        body = {"progress": told.model_dump(mode="json"), "signature": signature}
+        self._call("POST", f"rounds/{told.round_id}/progress", body, QUICK)
+
     def rounds(self) -> list[Round]:
         """All rounds, newest first."""
         return [_read(Round, entry) for entry in self._list("rounds")]
@@ -233,12 +241,14 @@ class CoordinatorApi:
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         return self._call("POST", path, body)[0]
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[Any, str]:
+    def _call(
+        self, method: str, path: str, body: dict[str, Any] | None = None, timeout: tuple[float, float] = TIMEOUT
+    ) -> tuple[Any, str]:
         """The answer, and the query of the next piece of it; nothing else of a link is followed."""
         url = f"{self.url}/api/v1/{path}"
         try:
             with self._session.request(
-                method, url, json=body, timeout=TIMEOUT, stream=True, allow_redirects=False
+                method, url, json=body, timeout=timeout, stream=True, allow_redirects=False
             ) as response:
                 text = b"".join(_bounded(response))
         except requests.RequestException as error:

@@ -7,6 +7,8 @@ from pydantic import ValidationError
 from protocol.canonical import Document
 
 FILE = "progress.jsonl"
+OWN = "own"
+"""Stands for a round's id where a member trains alone."""
 
 
 class Update(Document):

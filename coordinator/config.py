@@ -99,6 +99,8 @@ class CoordinatorSettings(BaseSettings):
     """Nonces and sign-ins; one sign-in takes two."""
     limit_machines: Rate = "120/minute"
     """What machines without a wallet ask and poll."""
+    limit_progress: Rate = "1200/minute"
+    """How far machines say they are; each tells six times a minute."""
     limit_acts: Rate = "120/minute"
     """Grants, orders, and whatever else changes something."""
     limit_streams: Rate = "120/minute"

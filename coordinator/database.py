@@ -214,6 +214,23 @@ class ScoreReportRow(Base):
     declined: Mapped[str | None]
 
 
+class ProgressRow(Base):
+    """How far a machine is in a round, as it told last: worth something until the round has ended, and in no log."""
+
+    __tablename__ = "progress"
+
+    round_id: Mapped[str] = mapped_column(ForeignKey("rounds.round_id"), primary_key=True)
+    node_key: Mapped[str] = mapped_column(primary_key=True)
+    stage: Mapped[str]
+    step: Mapped[int]
+    steps: Mapped[int]
+    seconds_left: Mapped[int | None]
+    at: Mapped[int]
+    """Unix milliseconds, by the machine's clock."""
+    told_at: Mapped[int]
+    """By the coordinator's."""
+
+
 class ReleaseRow(Base):
     """A published release."""
 

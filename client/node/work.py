@@ -25,7 +25,7 @@ from client.journal import note_sent
 from client.media.resolver import media_of
 from client.node import secret
 from client.node.tasks import Body, TaskHandler
-from client.progress import ProgressWriter, Update
+from client.progress import OWN, ProgressWriter, Update
 from client.training.checkpoint import drop_checkpoint
 from client.training.engine import TrainingProgress
 from client.training.fixed import fixed_factors, update_of
@@ -62,8 +62,6 @@ from protocol.policy import judge, within_cap
 from protocol.update import dump_update, load_update, numbers_in
 
 ROUNDS = "rounds"
-OWN = "own"
-"""Stands for a round's id where a member trains alone."""
 
 _ADAPTER, _STATISTICS, _SIGNED_HEADER = "adapter.safetensors", "statistics.safetensors", "contribution.json"
 _UPDATE, _DRAFT = "update.bin", "draft.json"

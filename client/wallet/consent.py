@@ -16,8 +16,9 @@ LEAVES = (
     "the adapter delta: numbers that change the shared model, trained on this machine",
     "statistics: second moments of layer inputs, computed from that delta and the captions alone",
     "the token list, with each picture's hash and its caption (made from its public traits)",
-    "signatures by your wallet (sign-in, grant) and your node key (each contribution)",
+    "signatures by your wallet (sign-in, grant) and your node key (each contribution, progress)",
     "scores: how well merged models do on the pictures that were held out",
+    "progress while it works: the stage, step x of y, seconds left; --no-progress keeps that here",
 )
 IN_PRIVATE_MODES: Mapping[Mode, str] = {
     Mode.SECAGG: "in a secagg round, instead of delta and statistics: a masked update; only the sum of all can be read",

@@ -31,6 +31,7 @@ from coordinator.rounds import budget, events
 from coordinator.rounds.parts import TOO_FEW, Part, add_part, give_up, once_each
 from coordinator.rounds.queries import REPLACED, live_verdicts, parts_of, plan_of, round_row
 from coordinator.rounds.transitions import RoundKind, RoundState
+from protocol.counted import counted
 from protocol.errors import Conflict, CoterieError, NotAllowed
 from protocol.grant import Grant
 from protocol.modes import Mode
@@ -90,7 +91,9 @@ class Latecomers:
                 return
             for earlier in own:
                 give_up(session, earlier, REPLACED, self._now())
-            admitted = f"{stored.member} joined while the round was under way, with {len(part.admitted)} tokens."
+            admitted = (
+                f"{stored.member} joined while the round was under way, with {counted(len(part.admitted), 'token')}."
+            )
             self._note(session, "round.joined", admitted, round_id, grant_id)
 
     def _without_part(self) -> list[tuple[str, Snapshot, Grant]]:

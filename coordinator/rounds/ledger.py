@@ -84,6 +84,7 @@ from protocol.contribution import (
     TrainTask,
     candidates_hash,
 )
+from protocol.counted import counted
 from protocol.errors import Conflict, ContributionRefused, NotAllowed, NotFound
 from protocol.grant import Grant, RoundPlan, StartRound
 from protocol.manifest import Manifest, Removal, SignedOrder
@@ -176,7 +177,8 @@ class Ledger:
                 raise Conflict(f"Round {other.round_id} is under way.", "Wait until it has ended.")
             if len(enough) < order.plan.quorum:
                 raise Conflict(
-                    f"{len(enough)} grants may take part at this block, and the quorum is {order.plan.quorum}.",
+                    f"{counted(len(enough), 'grant')} may take part at this block, and the quorum is "
+                    f"{order.plan.quorum}.",
                     "Wait for more members, or lower the quorum.",
                 )
             taking_part = [p for p in parts if p.grant.grant_id in enough]
@@ -199,7 +201,7 @@ class Ledger:
             self._note(
                 session,
                 "round.opened",
-                f"{order.admin} started a round for {len(enough)} members at block {snapshot.number}.",
+                f"{order.admin} started a round for {counted(len(enough), 'member')} at block {snapshot.number}.",
                 round_id=row.round_id,
                 plan=order.plan.model_dump(mode="json"),
                 snapshot=snapshot.model_dump(mode="json"),
@@ -429,7 +431,7 @@ class Ledger:
             self._note(
                 session,
                 "scores.received",
-                f"A member scored the candidate on {signed.report.images} images.",
+                f"A member scored the candidate on {counted(signed.report.images, 'image')}.",
                 round_id=round_id,
                 losses=[list(one) for one in signed.report.losses],
             )
@@ -524,9 +526,9 @@ class Ledger:
             row = going(round_row(session, round_id))
             row.merged, row.candidates_hash = json.dumps(sorted(merged)), candidates_hash
             row.scoring_since = self._now()
-            step = Step(RoundState.SCORING, f"{len(merged)} contributions are merged; the members score.")
+            step = Step(RoundState.SCORING, f"{counted(len(merged), 'contribution')} merged; the members score.")
             if plan_of(row).mode is Mode.DP:
-                step = Step(RoundState.PUBLISHING, f"{len(merged)} contributions are merged, with noise.")
+                step = Step(RoundState.PUBLISHING, f"{counted(len(merged), 'contribution')} merged, with noise.")
             self._move(session, row, step)
 
     def require_budget(self, round_id: str) -> None:
@@ -721,7 +723,7 @@ class Ledger:
         self._note(
             session,
             "round.opened",
-            f"A removal round opened: {len(removed)} contributions of the newest release are no longer live.",
+            f"A removal round opened, for {counted(len(removed), 'contribution')} of the newest release that ended.",
             round_id=row.round_id,
             contributions=sorted(removed),
         )
@@ -834,7 +836,7 @@ class Ledger:
         self._note(
             session,
             "contribution.received",
-            f"{row.member} contributed what was trained on {len(header.tokens)} tokens.",
+            f"{row.member} contributed what was trained on {counted(len(header.tokens), 'token')}.",
             round_id=round_id,
             contribution_id=row.contribution_id,
             member=row.member,

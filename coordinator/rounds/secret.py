@@ -17,6 +17,7 @@ from coordinator.rounds.queries import admitted_tokens, contributed_grants, part
 from coordinator.rounds.records import add_contribution
 from coordinator.rounds.transitions import EXCHANGES, RoundState
 from protocol.contribution import Contribution
+from protocol.counted import counted
 from protocol.errors import Conflict, ContributionRefused
 from protocol.grant import RoundPlan
 from protocol.masking import MaskingTerms, SecretRound, weights_of
@@ -120,7 +121,7 @@ class SecretSums:
             session,
             now,
             "contribution.received",
-            f"{row.member} put a masked update into the sum, trained on {len(header.tokens)} tokens.",
+            f"{row.member} put a masked update into the sum, trained on {counted(len(header.tokens), 'token')}.",
             round_id=header.round_id,
             contribution_id=row.contribution_id,
             member=row.member,

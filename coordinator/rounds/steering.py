@@ -36,6 +36,7 @@ from protocol.acts import (
     QuarantineContribution,
     ResumeRound,
 )
+from protocol.counted import counted
 from protocol.errors import Conflict
 from protocol.modes import Mode
 from protocol.policy import Policy, release_terms
@@ -119,10 +120,11 @@ class Steering:
             here = len(live_grants_of(session, row.round_id))
             if row.state == RoundState.TRAINING and here < plan.quorum:
                 raise Conflict(
-                    f"{here} contributions are here, and the quorum is {plan.quorum}.", "Wait, extend it, or cancel it."
+                    f"The round has {counted(here, 'contribution')}, and the quorum is {plan.quorum}.",
+                    "Wait, extend it, or cancel it.",
                 )
             if row.state == RoundState.TRAINING:
-                step = Step(RoundState.MERGING, f"{order.admin} ended the wait with {here} contributions.")
+                step = Step(RoundState.MERGING, f"{order.admin} ended the wait with {counted(here, 'contribution')}.")
             elif row.state == RoundState.SCORING:
                 scored = len(scored_keys(session, row))
                 if scored == 0:
@@ -205,6 +207,6 @@ def _require_apart(session: Session, row: ContributionRow) -> None:
     left = len(live_grants_of(session, row.round_id)) - 1
     if made_in.state not in GATHERING | ENDED and left < plan.quorum:
         raise Conflict(
-            f"Without it the round has {left} contributions, and its quorum is {plan.quorum}.",
+            f"Without it the round has {counted(left, 'contribution')}, and its quorum is {plan.quorum}.",
             "Pause the round while you look at it; cancel the round, or remove the contribution.",
         )

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from pydantic import JsonValue
 
+from protocol.counted import counted
 from protocol.errors import Conflict
 
 
@@ -146,7 +147,7 @@ def next_step(standing: Standing) -> Step | None:
         return None
     match standing.state:
         case RoundState.OPEN:
-            return Step(RoundState.TRAINING, f"{len(standing.expected)} grants are to contribute.")
+            return Step(RoundState.TRAINING, f"Waiting for {counted(len(standing.expected), 'contribution')}.")
         case _ if standing.exchanged:
             return _broken(standing) or _after_exchange(standing, standing.exchanged)
         case RoundState.TRAINING:

@@ -1,5 +1,5 @@
-"""HTTP: the API that clients speak, the trustless IPFS gateway, and the public page.
+"""HTTP: the API that clients speak, the pages for visitors, members and admins, the stream of events, the IPFS gateway.
 
-Views are thin: they read a request, ask the rooms next door, and write an answer. What the public may see is
-gathered in ``views``.
+Views are thin: they read a request, ask the rooms next door, and write an answer. Pages are in ``public``, ``own`` and
+``desk``; who may use which route stands in ``access`` alone.
 """

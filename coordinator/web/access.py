@@ -25,6 +25,7 @@ class Who(StrEnum):
     MEMBER_ORDER = "an order that the member's wallet has signed"
     ADMIN_ORDER = "an order that an admin's wallet has signed"
     NODE = "an order that the node key has signed"
+    NODE_MESSAGE = "a message that the node key has signed"
     DEVICE = "the machine's own secret"
     OWN_PAGE = "one of our own pages"
 
@@ -57,6 +58,8 @@ WHO: Mapping[str, Who] = {
     "POST /api/v1/rounds/<round_id>/cancellation": Who.ADMIN_ORDER,
     "POST /api/v1/contributions/<contribution_id>/removal": Who.ADMIN_ORDER,
     "POST /api/v1/grants/<grant_id>/revocation": Who.MEMBER_ORDER,
+    # progress.py
+    "POST /api/v1/rounds/<round_id>/progress": Who.NODE_MESSAGE,
     # round_acts.py
     "POST /api/v1/rounds/<round_id>/pause": Who.ADMIN_ORDER,
     "POST /api/v1/rounds/<round_id>/resumption": Who.ADMIN_ORDER,
@@ -86,7 +89,7 @@ WHO: Mapping[str, Who] = {
     # gateway.py
     "GET /ipfs/<cid>": Who.VISITOR,
     "GET /ipfs/<cid>/<path:path>": Who.VISITOR,
-    # pages.py
+    # public/pages.py
     "GET /": Who.VISITOR,
     "GET /releases": Who.VISITOR,
     "GET /releases/<int:number>": Who.VISITOR,
@@ -99,13 +102,13 @@ WHO: Mapping[str, Who] = {
     "GET /rules/<digest>.json": Who.VISITOR,
     "GET /log": Who.VISITOR,
     "GET /log/lines": Who.VISITOR,
-    # member.py
+    # own/pages.py
     "GET /me": Who.VISITOR,
     "GET /me/nfts": Who.VISITOR,
     "GET /me/machines": Who.VISITOR,
     "GET /api/v1/contributions/<contribution_id>/adapter": Who.OWNER,
     "POST /api/v1/grants/<grant_id>/renewal": Who.OWNER,
-    # admin.py
+    # desk/pages.py
     "GET /admin": Who.ADMIN,
     "GET /admin/rounds/new": Who.ADMIN,
     "POST /admin/rounds/new": Who.ADMIN,

@@ -6,17 +6,18 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from coordinator.config import CoordinatorSettings
 from coordinator.web.access import guard
 from coordinator.web.acts import acts
-from coordinator.web.admin import admin, health_routes
 from coordinator.web.api import api
 from coordinator.web.caching import settle_caching
+from coordinator.web.desk.pages import admin, health_routes
 from coordinator.web.devices import device_pages, devices
 from coordinator.web.gateway import gateway
 from coordinator.web.limits import Limits, count_requests, count_sessions
-from coordinator.web.member import member, member_api
 from coordinator.web.openapi import DocumentedApp
-from coordinator.web.pages import pages
+from coordinator.web.own.pages import member, member_api
 from coordinator.web.problems import tell_problems
+from coordinator.web.progress import progress
 from coordinator.web.proposals import proposals
+from coordinator.web.public.pages import pages
 from coordinator.web.requests import cookie_name
 from coordinator.web.round_acts import round_acts
 from coordinator.web.service import RegisterNode, Service, UnregisterNode
@@ -50,7 +51,7 @@ def create_app(
     app.extensions["coterie"] = here
     limits = Limits(settings)
     count_requests(app, limits)
-    for routes in (acts, api, devices, health_routes, member_api, proposals, round_acts, wallets):
+    for routes in (acts, api, devices, health_routes, member_api, progress, proposals, round_acts, wallets):
         app.register_api(routes)
     for blueprint in (admin, device_pages, gateway, member, pages, stream, wallet_pages):
         app.register_blueprint(blueprint)

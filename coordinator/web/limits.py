@@ -32,6 +32,7 @@ class Kind(StrEnum):
     FILES = "files"
     SIGN_IN = "sign_in"
     MACHINES = "machines"
+    PROGRESS = "progress"
     ACTS = "acts"
     STREAMS = "streams"
 
@@ -48,6 +49,7 @@ KINDS: Mapping[str, Kind | None] = {
     "POST /api/v1/wallets/link": Kind.SIGN_IN,
     "POST /api/v1/devices": Kind.MACHINES,
     "POST /api/v1/devices/poll": Kind.MACHINES,
+    "POST /api/v1/rounds/<round_id>/progress": Kind.PROGRESS,
     "POST /admin/rounds/new": Kind.READS,
     "POST /admin/policy": Kind.READS,
     # stream.py

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from protocol.canonical import canonical, sha256
+from protocol.counted import counted
 from protocol.errors import BadInput, ContentMismatch, CoterieError, NotAllowed
 from protocol.grant import require_signer
 from protocol.manifest import Manifest, MergedContribution, contribution_file
@@ -355,7 +356,9 @@ def _parent(release: Release, manifest: Manifest) -> str:
             raise BadInput("A removal names no parent that it removes from.")
         return "The DAO's first release: it has no parent."
     Cid.parse(manifest.parent)
-    return f"It follows {manifest.parent}; {len(manifest.removals)} contributions of earlier releases are removed."
+    return (
+        f"It follows {manifest.parent}; without {counted(len(manifest.removals), 'contribution')} of earlier releases."
+    )
 
 
 def _contributions(release: Release, manifest: Manifest) -> str:

@@ -17,13 +17,16 @@ from test_coordinator_api import ADMIN, ALICE, BOB, CAROL, NOBODY, Coordinator, 
 from test_coordinator_api import here as here  # the fixture
 
 from contracts_abi.rpc import Rpc
+from coordinator.database import ProgressRow
 from coordinator.web.desk.plan_form import FIELDS, read, written
 from coordinator.web.desk.seats import Seats
 from coordinator.web.proposals import KINDS
 from deploy.devchain.safes import Safes
+from protocol import node_key
 from protocol.errors import Unreachable
 from protocol.grant import RoundPlan, sign
 from protocol.policy import AdminSafe
+from protocol.progress import Progress
 
 pytestmark = pytest.mark.slow
 
@@ -184,7 +187,7 @@ def test_the_rehearsal_says_who_with_what_and_what_is_denied(here: Coordinator) 
 def test_the_rehearsal_asks_for_more_members_than_there_are(here: Coordinator) -> None:
     here.join(ALICE)
     page = Desk(here, ADMIN).post("/rounds/new", plan(quorum="3"))
-    assert "1 members may take part at this block, and the quorum is 3." in page
+    assert "1 member may take part at this block, and the quorum is 3." in page
     assert "Sign and start the round" not in page
 
 
@@ -251,6 +254,47 @@ def test_the_page_of_a_round_tells_who_has_come_and_who_is_awaited(here: Coordin
     part = admin.get(f"/rounds/{round_id}/now?shown=training", **{"HX-Request": "true"})
     assert "<html" not in part and "moved on" not in part
     assert "moved on" in admin.get(f"/rounds/{round_id}/now?shown=open")
+
+
+def tell(here: Coordinator, key: str, round_id: str, ago: int = 0, **changes: Any) -> None:
+    """This member's machine says that it trains, at step 120 of 240; so many seconds ago."""
+    given = {"round_id": round_id, "node_key": node_key.public_of(here.node_key(key)), "stage": "training"}
+    given |= {"step": 120, "steps": 240, "seconds_left": 3000, "at": time.time_ns() // 1_000_000}
+    told = Progress.model_validate({**given, **changes})
+    body = {"progress": told.model_dump(mode="json")}
+    body["signature"] = node_key.sign(here.node_key(key), told.canonical())
+    assert here.client.post(f"/api/v1/rounds/{round_id}/progress", json=body).status_code == 200
+    with here.service.database.writing() as session:
+        session.get_one(ProgressRow, (round_id, told.node_key)).told_at -= ago
+
+
+def test_the_page_of_a_round_tells_how_far_each_machine_is(here: Coordinator) -> None:
+    round_id, granted = opened(here, ALICE, BOB, CAROL)
+    admin = Desk(here, ADMIN)
+    assert "<progress" not in admin.get(f"/rounds/{round_id}")
+    tell(here, ALICE, round_id)
+    tell(here, BOB, round_id, ago=185, step=3)
+    page = admin.get(f"/rounds/{round_id}/now", **{"HX-Request": "true"})
+    assert page.count("<progress") == 2 and '<progress max="240" value="120"' in page
+    assert page.count("It is at work.") == 1 and page.count("Asked, no answer yet.") == 2
+    assert "training, step 120 of 240, about 50 minutes left, told" in page
+    assert "training, step 3 of 240, told 3 minutes 5 seconds ago, and nothing since: it may be slow" in page
+    assert ("past the deadline" in page) == (PLAN.deadline_seconds < 3000)
+    assert "1 machine of those awaited tells how far it is; it has about 50 minutes of training left" in page
+    for path in ("/", "/rounds", f"/rounds/{round_id}", f"/rounds/{round_id}/progress", "/log"):
+        public = here.client.get(path, headers=BROWSER).get_data(as_text=True)
+        assert "120 of 240" not in public and "<progress" not in public
+    train(here, round_id, granted)
+    assert "<progress" not in admin.get(f"/rounds/{round_id}"), "the contributions are here"
+
+
+def test_whoever_still_gathers_pictures_leaves_the_end_of_training_open(here: Coordinator) -> None:
+    round_id, _ = opened(here, ALICE, BOB)
+    tell(here, ALICE, round_id)
+    tell(here, BOB, round_id, stage="pictures", step=2, steps=3, seconds_left=None)
+    page = Desk(here, ADMIN).get(f"/rounds/{round_id}")
+    assert "2 machines of those awaited tell how far they are" in page and "the slowest" not in page
+    assert "pictures, step 2 of 3, told" in page
 
 
 def test_a_round_is_paused_and_resumed_by_orders(here: Coordinator) -> None:
@@ -453,9 +497,12 @@ def test_the_page_tells_whose_scores_are_awaited_and_what_each_scored(here: Coor
     round_id, granted = opened(here, ALICE, BOB)
     train(here, round_id, granted)
     here.worker().tick()
+    for key in (ALICE, BOB):
+        tell(here, key, round_id, stage="scoring", step=1, steps=3, seconds_left=None)
     score(here, round_id, {ALICE: granted[ALICE]})
     page = Desk(here, ADMIN).get(f"/rounds/{round_id}")
     assert 'aria-current="step">Scoring' in page
+    assert page.count("scoring, step 1 of 3, told") == 1, "Bob's alone"
     assert "Its scores are here." in page and "Its scores are awaited." in page
     assert "0.5000 → 0.2500" in page and "50%" in page
     assert "Publish with what is here" in page, "one has scored, so it need not wait for the other"

@@ -17,11 +17,11 @@ from sqlalchemy import Engine, event
 from contracts_abi.model import Token
 from coordinator.database import EventRow, RoundRow
 from coordinator.rounds import events
-from coordinator.web import history, pages
-from coordinator.web.cloth import members_of, pairs_of, ribbon_of
-from coordinator.web.glance import contract_of, glance_at, id_of
-from coordinator.web.plain import rules_of, terms_of
-from coordinator.web.shelf import Shelf
+from coordinator.web.public import history, pages
+from coordinator.web.public.cloth import members_of, pairs_of, ribbon_of
+from coordinator.web.public.glance import contract_of, glance_at, id_of
+from coordinator.web.public.plain import rules_of, terms_of
+from coordinator.web.public.shelf import Shelf
 from protocol.canonical import sha256
 from protocol.events import GENESIS, chained
 from protocol.policy import AdminSafe, AdminWallets, CollectionRule, Policy
@@ -105,7 +105,7 @@ def test_what_several_ask_for_at_once_is_made_once() -> None:
 def test_a_release_that_was_followed_by_another_says_so(dao: Dao) -> None:
     two_releases(dao)
     assert "This is not the newest release." in dao.page("/releases/1")
-    assert "This release holds what has been sold since." in dao.page("/releases/1")
+    assert "This release holds what has ended since." in dao.page("/releases/1")
     assert "This is not the newest release." not in dao.page("/releases/2")
 
 

@@ -111,8 +111,11 @@ def test_rotate_key_leaves_a_new_key_with_a_grant_and_no_old_one(chain: Chain, t
         assert early.exit_code == 1 and "Join first" in early.output
         first = node_key.public_of(home / "node.pem")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("client.cli._run_node", lambda dao, settings: None)  # no SuperLink runs here
-            assert run(ALICE, "join", url, "--yes").exit_code == 0
+            told: list[bool] = []
+            # no SuperLink runs here
+            patch.setattr("client.cli._run_node", lambda api, dao, settings: told.append(settings.tell_progress))
+            assert run(ALICE, "join", url, "--yes", "--no-progress").exit_code == 0
+            assert told == [False]
         done = run(ALICE, "rotate-key", url, "--yes")
     finally:
         server.shutdown()

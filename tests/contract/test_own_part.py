@@ -28,12 +28,14 @@ from flask.testing import FlaskClient
 
 from coordinator.database import DeviceRow, RoundRow
 from coordinator.identity import devices, members
-from coordinator.web.own_part import SOON_SECONDS, Holding, OwnPart, Seen, cards, own_part, weave
+from coordinator.rounds.progress import note
+from coordinator.web.own.part import SOON_SECONDS, Holding, OwnPart, Seen, cards, own_part, weave
 from deploy.devchain.anvil import ANVIL_KEYS
 from protocol.acts import PauseRound, QuarantineContribution, RevokeGrant
 from protocol.adapter import load_adapter
 from protocol.grant import sign
 from protocol.modes import Mode
+from protocol.progress import Progress
 
 ALICE_KEY, BOB_KEY, OTHER_KEY = ANVIL_KEYS[1:4]
 ALICE, BOB, OTHER = (Account.from_key(key).address for key in (ALICE_KEY, BOB_KEY, OTHER_KEY))
@@ -197,6 +199,44 @@ def test_of_two_linked_wallets_the_older_grant_rests(dao: Dao) -> None:
         members.link(session, ALICE, OTHER, dao.now)
     states = {one.grant.member: one.state for one in part_of(dao, ALICE, OTHER).grants}
     assert states == {ALICE: "resting", OTHER: "live"}
+
+
+def tell(dao: Dao, wallet: str, round_id: str) -> None:
+    """This member's machine has trained half of its steps."""
+    public = dao.members[wallet].node_key
+    told = Progress(
+        round_id=round_id, node_key=public, stage="training", step=120, steps=240, seconds_left=40, at=dao.now * 1000
+    )
+    with dao.service.database.writing() as session:
+        note(session, told, dao.now)
+
+
+def test_a_member_sees_how_far_their_own_machine_is_and_no_other(dao: Dao) -> None:
+    alice, _ = two_members(dao)
+    round_id = dao.start_round()
+    tell(dao, alice, round_id)
+    dao.now += 6
+    for path in ("/me", "/me/machines"):
+        page = signed_in(dao, ALICE_KEY).get(path)
+        assert "training, step 120 of 240, about 34 seconds left, told 6 seconds ago" in text_of(page)
+        assert '<progress max="240" value="120"' in page.text
+        assert "120 of 240" not in text_of(signed_in(dao, BOB_KEY).get(path))
+    dao.contribute(round_id, alice)
+    assert "120 of 240" not in text_of(signed_in(dao, ALICE_KEY).get("/me"))
+
+
+def test_parts_of_the_page_refresh_themselves_faster_while_a_round_moves_and_stay_when_the_session_ends(
+    dao: Dao,
+) -> None:
+    two_members(dao)
+    client = signed_in(dao, ALICE_KEY)
+    assert client.get("/me").text.count("every 60s") == 2
+    dao.start_round()
+    page = client.get("/me").text
+    assert page.count("every 10s") == 2 and 'hx-select="#standing"' in page
+    for path in ("/me", "/me/machines"):
+        assert client.get(path, headers={"HX-Request": "true"}).status_code == 200
+        assert dao.client.get(path, headers={"HX-Request": "true"}).status_code == 401
 
 
 # Grants, machines, contributions --------------------------------------------------------------------------------------

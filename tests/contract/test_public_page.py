@@ -88,7 +88,7 @@ def test_between_sale_and_removal_the_page_warns_of_the_release(dao: Dao) -> Non
     published(dao)
     sold(dao)
     page = dao.page()
-    assert "Part of this release is no longer covered by its licence." in page
+    assert "Part of this release has ended." in page
     assert "A removal round is under way" in page
 
 
@@ -98,12 +98,12 @@ def test_after_a_removal_the_history_says_who_went_and_why(dao: Dao) -> None:
     page = dao.page()
     assert first != second
     assert page.index(second) < page.index(first)
-    assert "Part of this release is no longer covered" not in page
+    assert "Part of this release has ended" not in page
     went = page[page.index('<span class="sign went">') :]
     assert f"{bob[:6]}…{bob[-4:]}" in went[:200]
     assert "ends for the seller with the transfer" in went[:600]
     assert "100.0%" in page  # alice's share now
-    assert "holds what has been sold since" in page  # the first release
+    assert "holds what has ended since" in page  # the first release
     assert alice in page
 
 

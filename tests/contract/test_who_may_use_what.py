@@ -19,6 +19,7 @@ from coordinator.web.app import create_app
 from protocol import node_key
 from protocol.grant import Grant, sign
 from protocol.node_key import RetireKey
+from protocol.progress import Progress
 
 pytestmark = pytest.mark.slow
 
@@ -189,10 +190,18 @@ def test_without_the_secret_the_signature_or_the_page_nothing_happens(here: Coor
     order = RetireKey(dao=here.policy.dao, old=node_key.public_of(old), new=node_key.public_of(here.node_key(BOB)))
     forged = node_key.sign(here.node_key(BOB), order.canonical())
     message = here.message(ALICE)
+    told = Progress(round_id=ID, node_key=order.old, stage="training", step=1, steps=2, seconds_left=None, at=3)
     tried = {
         Who.DEVICE: here.client.post("/api/v1/devices/poll", json={"device_code": code}),
         Who.NODE: here.client.post(
             "/api/v1/node-keys/retire", json={"retire_key": order.model_dump(mode="json"), "signature": forged}
+        ),
+        Who.NODE_MESSAGE: here.client.post(
+            f"/api/v1/rounds/{ID}/progress",
+            json={
+                "progress": told.model_dump(mode="json"),
+                "signature": node_key.sign(here.node_key(BOB), told.canonical()),
+            },
         ),
         Who.WALLET: here.post_session(message, BOB),
         Who.OWN_PAGE: here.client.post("/api/v1/devices/deny", json={"user_code": code}),
@@ -200,6 +209,7 @@ def test_without_the_secret_the_signature_or_the_page_nothing_happens(here: Coor
     assert {who: answer.status_code for who, answer in tried.items()} == {
         Who.DEVICE: 404,
         Who.NODE: 403,
+        Who.NODE_MESSAGE: 403,
         Who.WALLET: 401,
         Who.OWN_PAGE: 403,
     }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,10 @@ from playwright.sync_api import Browser, expect
 from rich.console import Console
 
 from bases import EMBEDDED_BASE
+from client.journal import FILE as SENT
 from client.wallet.grant import stored_grants
+from coordinator.config import CoordinatorSettings
+from coordinator.database import Database, ProgressRow
 from deploy.demo.story import Scale, Story
 from deploy.demo.terminal import Terminal
 from deploy.demo.world import ADMIN, BEN, CLEO, DAN, PERSONAL
@@ -161,6 +166,10 @@ def test_an_admin_starts_a_round_in_the_browser_and_it_reaches_a_release(story: 
     expect(stepper.locator("[aria-current=step]")).to_contain_text(re.compile("publish", re.I), timeout=ROUND_MS)
     expect(page.locator("#now")).to_contain_text("Release", timeout=ROUND_MS)
     sitting.picture("10-published")
+    told = [json.loads(line) for line in (story.folder / "machines" / "gpu-box" / SENT).read_text().splitlines()]
+    assert "progress" in {line["what"] for line in told}
+    with closing(Database(CoordinatorSettings.load(story.config).database)) as known, known.reading() as session:
+        assert session.query(ProgressRow).count() == 1, "how far the machine was is known until another round begins"
     assert sitting.barriers() == []
     assert [line for line in sitting.complaints if "401" not in line] == [], "but for the page that asked to sign in"
 

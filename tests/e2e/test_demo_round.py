@@ -91,7 +91,7 @@ def test_all_members_are_merged_and_every_picture_stays_where_it_is(told: Told) 
         lines = (told.world.home(member) / "sent.jsonl").read_text().splitlines()
         assert not {json.loads(line)["sha256"] for line in lines} & pictures
         sent = told.traffic[member.name].sent
-        assert set(sent) == {"grant", "signature", "header", "adapter", "statistics", "report"}
+        assert set(sent) == {"grant", "signature", "header", "adapter", "statistics", "report", "progress"}
         assert told.traffic[member.name].images > 10_000
 
 

@@ -182,7 +182,7 @@ def test_a_deadline_is_only_ever_moved_to_later_while_a_grant_is_good(here: Stee
 
 def test_an_admin_ends_the_wait_for_contributions_at_quorum_and_not_before(here: SteeredRound) -> None:
     here.contribute(0)
-    with pytest.raises(Conflict, match="1 contributions are here, and the quorum is 2"):
+    with pytest.raises(Conflict, match="has 1 contribution, and the quorum is 2"):
         do(here, here.order(PublishRound))
     here.contribute(1)
     do(here, here.order(PublishRound))

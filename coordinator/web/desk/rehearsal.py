@@ -24,6 +24,7 @@ from coordinator.rounds.transitions import RoundKind
 from coordinator.web.desk.words import Together, together
 from coordinator.web.service import Service
 from protocol.contribution import ContributionHeader
+from protocol.counted import counted
 from protocol.errors import BadInput, Conflict, CoterieError
 from protocol.grant import Grant, RoundPlan
 from protocol.masking import LEAST_MEMBERS
@@ -157,7 +158,7 @@ def _obstacles(session: Session, policy: Policy, plan: RoundPlan, enough: Sequen
     def quorum() -> None:
         if len(enough) < plan.quorum:
             raise Conflict(
-                f"{len(enough)} members may take part at this block, and the quorum is {plan.quorum}.",
+                f"{counted(len(enough), 'member')} may take part at this block, and the quorum is {plan.quorum}.",
                 "Wait for more members, or lower the quorum.",
             )
 

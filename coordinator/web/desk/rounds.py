@@ -23,6 +23,7 @@ from coordinator.database import (
 )
 from coordinator.rounds import candidate
 from coordinator.rounds.candidate import Candidates
+from coordinator.rounds.progress import Reached, reached
 from coordinator.rounds.queries import merged_ids, round_row, scored_keys, scorer_keys
 from coordinator.rounds.transitions import ENDED, EXCHANGES, GATHERING, RoundKind, RoundState
 from coordinator.web.desk.words import Together, together
@@ -32,6 +33,7 @@ from protocol.grant import RoundPlan
 from protocol.manifest import Manifest, MergedContribution
 from protocol.modes import Mode
 from protocol.policy import Verdict
+from protocol.progress import Stage as ProgressStage
 
 EVENTS_READ = 2000
 """Of the newest lines of the log, in which a round's own are looked for."""
@@ -100,6 +102,8 @@ class Attendance:
     at: int | None
     """When that was so, Unix seconds."""
     denied: tuple[Together, ...]
+    reached: Reached | None
+    """How far its machine is in what is awaited of it, where it tells."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,18 @@ class Standing:
         return sum(one.standing in ("waiting", "trying") for one in self.attendances)
 
     @property
+    def telling(self) -> tuple[Reached, ...]:
+        """Where those machines are that are awaited and have told something lately."""
+        return tuple(one.reached for one in self.attendances if one.reached and not one.reached.is_old)
+
+    @property
+    def slowest(self) -> Reached | None:
+        """Whose stage takes longest still. None while any gathers its pictures: nobody knows how long it trains."""
+        if any(one.stage is ProgressStage.PICTURES for one in self.telling):
+            return None
+        return max((one for one in self.telling if one.left), key=lambda one: one.left or 0, default=None)
+
+    @property
     def may_go_on(self) -> bool:
         """Whether the round would go on if it waited for nobody else."""
         if self.state == RoundState.TRAINING:
@@ -269,7 +285,7 @@ def standing_of(session: Session, merges: Merges, candidates: Path, round_id: st
         paused_at=row.paused_at,
         now=now,
         stages=stages(RoundKind(row.kind), plan.mode, RoundState(row.state), bool(merged_ids(row))),
-        attendances=_attendances(session, row, events),
+        attendances=_attendances(session, row, events, now),
         contributions=_contributions(session, row, merges.of(candidates, row.candidates_hash)),
         reason=row.reason or "",
         cid=row.cid,
@@ -328,7 +344,9 @@ def _events(session: Session, row: RoundRow) -> list[dict[str, Any]]:
     return [body for body in map(json.loads, bodies) if body.get("round_id") == row.round_id]
 
 
-def _attendances(session: Session, row: RoundRow, events: Sequence[Mapping[str, Any]]) -> tuple[Attendance, ...]:
+def _attendances(
+    session: Session, row: RoundRow, events: Sequence[Mapping[str, Any]], now: int
+) -> tuple[Attendance, ...]:
     parts = session.execute(
         select(RoundGrantRow, GrantRow)
         .join(GrantRow, GrantRow.grant_id == RoundGrantRow.grant_id)
@@ -353,11 +371,17 @@ def _attendances(session: Session, row: RoundRow, events: Sequence[Mapping[str, 
     ):
         verdicts.setdefault(grant_id, []).append(Verdict.model_validate_json(verdict))
     scorers, scored = scorer_keys(session, row), scored_keys(session, row)
+    told_last = reached(session, row, now)
     found = []
     for part, grant in parts:
         standing, words, at = _attended(part, given.get(part.grant_id), told.get(part.grant_id), row)
+        awaited = standing in ("waiting", "trying")
         if row.state == RoundState.SCORING and grant.node_key in scorers:
-            words = "Its scores are here." if grant.node_key in scored else "Its scores are awaited."
+            awaited = grant.node_key not in scored
+            words = "Its scores are awaited." if awaited else "Its scores are here."
+        at_work = told_last.get(grant.node_key) if awaited else None
+        if standing == "waiting" and at_work and not (at_work.is_done or at_work.is_old):
+            words = "It is at work."
         mine = verdicts.get(part.grant_id, [])
         found.append(
             Attendance(
@@ -369,6 +393,7 @@ def _attendances(session: Session, row: RoundRow, events: Sequence[Mapping[str, 
                 words=words,
                 at=at,
                 denied=together(one for one in mine if not one.allow),
+                reached=at_work,
             )
         )
     return tuple(found)

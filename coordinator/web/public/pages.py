@@ -19,15 +19,16 @@ from coordinator.eligibility.policies import kept
 from coordinator.releases.samples import PROMPTS
 from coordinator.rounds import events
 from coordinator.rounds.events import lines_after, newest_lines
-from coordinator.web import cloth, history
-from coordinator.web.audit import Audit
-from coordinator.web.glance import Ground
-from coordinator.web.history import Memory, Release, RoundLine
-from coordinator.web.plain import given_up, rules_of, terms_of
+from coordinator.web.public import cloth, history
+from coordinator.web.public.audit import Audit
+from coordinator.web.public.glance import Ground
+from coordinator.web.public.history import Memory, Release, RoundLine
+from coordinator.web.public.plain import given_up, rules_of, terms_of
+from coordinator.web.public.shelf import Shelf
 from coordinator.web.service import Service, service
-from coordinator.web.shelf import Shelf
 from coordinator.web.views import short
 from protocol.canonical import sha256
+from protocol.counted import counted
 from protocol.errors import BadInput, CoterieError, NotFound
 from protocol.policy import Policy
 from protocol.unixfs import Cid
@@ -466,7 +467,7 @@ def _iso(seconds: int) -> str:
 
 @pages.app_template_filter("count")
 def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    return counted(number, noun)
 
 
 @pages.app_template_filter("size")

@@ -15,6 +15,7 @@ from contracts_abi.model import Address, Token
 from coordinator.database import ContributionRow, DeviceRow, GrantRow, RoundRow, RoundTokenRow
 from coordinator.identity.grants import live_grants
 from coordinator.rounds.acts import revoked_at
+from coordinator.rounds.progress import Reached, reached
 from coordinator.rounds.queries import KEPT, active_round, live_under, merged_ids, part_or_none, scored_keys
 from coordinator.rounds.transitions import GATHERING, RoundKind, RoundState
 from coordinator.web.views import ReleaseView, releases, short
@@ -93,6 +94,8 @@ class OwnNode:
     """idle, waiting, trains, contributed, scores, failed, declined, late or out."""
     reason: str
     """Why it failed, or gives nothing to this round."""
+    reached: Reached | None
+    """How far it is in that, where it tells."""
     seen: Seen | None
 
 
@@ -204,7 +207,7 @@ def own_part(
     return OwnPart(
         wallets=tuple(wallets),
         grants=grants,
-        nodes=_nodes(session, rows, counting, now_round, seen),
+        nodes=_nodes(session, rows, counting, now_round, now, seen),
         contributions=_contributions(session, wallets, policy, published),
         shares=_shares(published, wallets),
         round=_round(now_round) if now_round else None,
@@ -294,8 +297,10 @@ def _nodes(
     rows: Sequence[GrantRow],
     counting: Collection[str],
     now_round: RoundRow | None,
+    now: int,
     seen: Mapping[int, Seen],
 ) -> tuple[OwnNode, ...]:
+    told_last = reached(session, now_round, now) if now_round else {}
     newest: dict[str, GrantRow] = {}
     for row in rows:
         newest.setdefault(row.node_key, row)
@@ -315,6 +320,7 @@ def _nodes(
                 node_id=int(row.node_id),
                 doing=doing,
                 reason=reason,
+                reached=told_last.get(key) if doing in ("trains", "failed", "scores") else None,
                 seen=seen.get(int(row.node_id)),
             )
         )

@@ -18,7 +18,7 @@ from coordinator.identity import grants
 from coordinator.identity.members import wallets_of
 from coordinator.rounds.ledger import ADAPTER
 from coordinator.web.openapi import Answer, Request, Routes
-from coordinator.web.own_part import Holding, OwnPart, Seen, cards, known_holdings, own_part, require_own, with_seen
+from coordinator.web.own.part import Holding, OwnPart, Seen, cards, known_holdings, own_part, require_own, with_seen
 from coordinator.web.requests import signed_in
 from coordinator.web.service import Service, service
 from coordinator.wiring import superlink_control
@@ -88,17 +88,24 @@ def _page(template: str, here: Service, part: OwnPart | None, **facts: object) -
         me=part,
         wallet=signed_in(here) if part else None,
         uri=here.settings.public_uri,
-        partial=request.headers.get("HX-Request") == "true",
+        partial=_is_part(),
         now=here.now(),
         days=days,
         **facts,
     )
 
 
+def _is_part() -> bool:
+    """Whether htmx asks for a part of a page."""
+    return request.headers.get("HX-Request") == "true"
+
+
 def _part_if_signed_in(here: Service) -> OwnPart | None:
     try:
         wallet = signed_in(here)
     except NotSignedIn:
+        if _is_part():
+            raise  # a page that refreshes itself keeps what it shows
         return None
     with here.database.reading() as session:
         wallets = wallets_of(session, wallet)

@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from coordinator.rounds.transitions import EXCHANGES, RoundKind, RoundState
-from coordinator.web.glance import Glance, Ground, Piece, Tokens
-from coordinator.web.history import Contribution, Release, RoundLine, Story
+from coordinator.web.public.glance import Glance, Ground, Piece, Tokens
+from coordinator.web.public.history import Contribution, Release, RoundLine, Story
 from coordinator.web.views import short
 from protocol.modes import Mode
 from protocol.policy import Policy

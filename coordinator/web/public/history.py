@@ -22,8 +22,8 @@ from coordinator.database import (
 )
 from coordinator.rounds.queries import merged_ids
 from coordinator.rounds.transitions import ENDED
-from coordinator.web.glance import Glance, Ground, Tokens, glance_at, grounds_of, read_verdicts, uses_of
-from coordinator.web.shelf import Shelf
+from coordinator.web.public.glance import Glance, Ground, Tokens, glance_at, grounds_of, read_verdicts, uses_of
+from coordinator.web.public.shelf import Shelf
 from protocol.grant import RoundPlan
 
 RELEASES_A_PAGE = 20
