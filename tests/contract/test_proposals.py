@@ -62,7 +62,7 @@ def test_a_proposal_is_fresh_and_ends_soon(here: Coordinator) -> None:
 def test_every_order_that_a_route_takes_can_be_proposed_and_no_other(here: Coordinator) -> None:
     bodies = [set(one.body.model_fields) for one in here.app.described.values() if one.body]  # type: ignore[attr-defined]
     signed = {name for names in bodies if len(names) == 2 and "signature" in names for name in names}
-    assert signed - {"signature", "grant", "message", "retire_key"} == set(KINDS)
+    assert signed - {"signature", "grant", "message", "retire_key", "progress"} == set(KINDS)
 
 
 def test_whoever_signs_elsewhere_is_named(here: Coordinator) -> None:
