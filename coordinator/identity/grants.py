@@ -148,16 +148,18 @@ def newer_of(session: Session, row: GrantRow) -> str | None:
     return session.scalar(query.limit(1))
 
 
-def live_grants(session: Session, policy_hash: str, base_hash: str, now: int) -> list[Grant]:
+def live_grants(
+    session: Session, policy_hash: str, base_hash: str, now: int, wallets: Collection[Address] | None = None
+) -> list[Grant]:
     """The newest grant of every member that has not ended and is for this policy and base, oldest first.
 
-    Of a member's several wallets the one that granted last counts: one member, one contribution a round.
+    Of a member's several wallets the one that granted last counts: one member, one contribution a round. With
+    ``wallets``, all those of some members, only these members' grants are looked at.
     """
-    rows = session.scalars(
-        select(GrantRow)
-        .where(~GrantRow.replaced, GrantRow.expires > now)
-        .order_by(GrantRow.given_at, GrantRow.grant_id)
-    )
+    query = select(GrantRow).where(~GrantRow.replaced, GrantRow.expires > now)
+    if wallets is not None:
+        query = query.where(GrantRow.member.in_(wallets))
+    rows = session.scalars(query.order_by(GrantRow.given_at, GrantRow.grant_id))
     grants = [Grant.model_validate_json(row.document) for row in rows]
     ours = [g for g in grants if (g.policy_hash, g.base_hash) == (policy_hash, base_hash)]
     known = persons(session)

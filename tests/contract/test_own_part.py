@@ -30,6 +30,7 @@ from coordinator.database import DeviceRow, RoundRow
 from coordinator.identity import devices, members
 from coordinator.rounds.progress import note
 from coordinator.web.own.part import SOON_SECONDS, Holding, OwnPart, Seen, cards, own_part, weave
+from coordinator.web.public.history import Memory
 from deploy.devchain.anvil import ANVIL_KEYS
 from protocol.acts import PauseRound, QuarantineContribution, RevokeGrant
 from protocol.adapter import load_adapter
@@ -66,7 +67,7 @@ def text_of(answer: Any) -> str:
 
 def part_of(dao: Dao, *wallets: str, seen: dict[int, Seen] | None = None) -> OwnPart:
     with dao.service.database.reading() as session:
-        return own_part(session, wallets, POLICY, dao.service.base_hash, dao.now, seen or {})
+        return own_part(session, Memory(), wallets, POLICY, dao.service.base_hash, dao.now, seen or {})
 
 
 def revoke(dao: Dao, wallet: str, key: str) -> None:
@@ -183,7 +184,7 @@ def test_what_an_admin_sets_aside_or_pauses_is_told_with_the_reason(dao: Dao) ->
 def test_a_grant_for_other_rules_or_past_its_end_counts_no_more(dao: Dao) -> None:
     two_members(dao)
     with dao.service.database.reading() as session:
-        other = own_part(session, [ALICE], POLICY, "ab" * 32, dao.now, {})
+        other = own_part(session, Memory(), [ALICE], POLICY, "ab" * 32, dao.now, {})
     assert (other.standing, other.grants[0].state, other.nodes[0].doing) == ("outdated", "outdated", "out")
     dao.now += 10_001
     assert (part_of(dao, ALICE).standing, part_of(dao, ALICE).grants[0].state) == ("ended", "expired")

@@ -19,6 +19,7 @@ from coordinator.identity.members import wallets_of
 from coordinator.rounds.ledger import ADAPTER
 from coordinator.web.openapi import Answer, Request, Routes
 from coordinator.web.own.part import Holding, OwnPart, Seen, cards, known_holdings, own_part, require_own, with_seen
+from coordinator.web.public.pages import at_hand
 from coordinator.web.requests import signed_in
 from coordinator.web.service import Service, service
 from coordinator.wiring import superlink_control
@@ -109,7 +110,7 @@ def _part_if_signed_in(here: Service) -> OwnPart | None:
         return None
     with here.database.reading() as session:
         wallets = wallets_of(session, wallet)
-        return own_part(session, wallets, here.policy, here.base_hash, here.now(), {})
+        return own_part(session, at_hand(here).memory, wallets, here.policy, here.base_hash, here.now(), {})
 
 
 def _asked(here: Service, part: OwnPart) -> tuple[tuple[Holding, ...], Snapshot, dict[Address, list[Address]]]:

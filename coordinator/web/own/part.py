@@ -18,7 +18,10 @@ from coordinator.rounds.acts import revoked_at
 from coordinator.rounds.progress import Reached, reached
 from coordinator.rounds.queries import KEPT, active_round, live_under, merged_ids, part_or_none, scored_keys
 from coordinator.rounds.transitions import GATHERING, RoundKind, RoundState
-from coordinator.web.views import ReleaseView, releases, short
+from coordinator.web.public import history
+from coordinator.web.public.glance import Tokens, cut
+from coordinator.web.public.history import Memory, Release
+from coordinator.web.views import short
 from protocol import node_key
 from protocol.contribution import ContributionHeader, TokenUse
 from protocol.errors import NotFound
@@ -28,18 +31,8 @@ from protocol.policy import Policy, Verdict
 
 SOON_SECONDS = 14 * 24 * 3600
 """Before its end a grant is called near it for this long."""
-IDS_SHOWN = 12
 THREADS = 8
 """Colours of threads in the style sheet."""
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Tokens of one collection, in words: the first ids, and how many more there are."""
-
-    collection: str
-    ids: tuple[int, ...]
-    more: int
 
 
 @dataclass(frozen=True)
@@ -192,7 +185,13 @@ class OwnPart:
 
 
 def own_part(
-    session: Session, wallets: Sequence[Address], policy: Policy, base_hash: str, now: int, seen: Mapping[int, Seen]
+    session: Session,
+    memory: Memory,
+    wallets: Sequence[Address],
+    policy: Policy,
+    base_hash: str,
+    now: int,
+    seen: Mapping[int, Seen],
 ) -> OwnPart:
     """The part of the member with these wallets. ``seen`` is by the SuperLink's node ids; empty where it is silent."""
     rows = session.scalars(
@@ -200,10 +199,10 @@ def own_part(
         .where(GrantRow.member.in_(wallets))
         .order_by(GrantRow.given_at.desc(), GrantRow.replaced, GrantRow.grant_id)
     ).all()
-    counting = {one.grant_id for one in live_grants(session, policy.digest(), base_hash, now)}
+    counting = {one.grant_id for one in live_grants(session, policy.digest(), base_hash, now, wallets)}
     grants = tuple(_grant(session, row, policy, base_hash, now, counting) for row in rows)
     now_round = active_round(session, RoundKind.TRAINING)
-    published = releases(session)
+    published = history.releases(session, memory, limit=None)
     return OwnPart(
         wallets=tuple(wallets),
         grants=grants,
@@ -236,7 +235,7 @@ def in_words(tokens: Iterable[Token], policy: Policy) -> tuple[Tokens, ...]:
     found: dict[str, list[int]] = {}
     for token in sorted(tokens):
         found.setdefault(names.get(token.contract, short(token.contract)), []).append(token.token_id)
-    return tuple(Tokens(name, tuple(ids[:IDS_SHOWN]), max(0, len(ids) - IDS_SHOWN)) for name, ids in found.items())
+    return tuple(cut(name, ids) for name, ids in found.items())
 
 
 # Grants and machines --------------------------------------------------------------------------------------------------
@@ -356,7 +355,7 @@ def _doing(session: Session, key: str, row: GrantRow, now_round: RoundRow | None
 
 
 def _contributions(
-    session: Session, wallets: Collection[Address], policy: Policy, published: Sequence[ReleaseView]
+    session: Session, wallets: Collection[Address], policy: Policy, published: Sequence[Release]
 ) -> tuple[OwnContribution, ...]:
     rows = session.scalars(
         select(ContributionRow)
@@ -370,16 +369,14 @@ def _contribution(
     session: Session,
     row: ContributionRow,
     policy: Policy,
-    published: Sequence[ReleaseView],
+    published: Sequence[Release],
     wallets: Collection[Address],
 ) -> OwnContribution:
     made_in = session.get_one(RoundRow, row.round_id)
     uses = ContributionHeader.model_validate_json(row.header).tokens
-    latest = published[0].manifest.contributions if published else ()
+    latest = published[0].glance.pieces if published else ()
     entry = next((one for one in latest if one.contribution_id == row.contribution_id), None)
-    known = [
-        one for one in published if any(c.contribution_id == row.contribution_id for c in one.manifest.contributions)
-    ]
+    known = [one for one in published if any(c.contribution_id == row.contribution_id for c in one.glance.pieces)]
     follows = any(one.member in wallets for one in latest)
     return OwnContribution(
         contribution_id=row.contribution_id,
@@ -413,13 +410,13 @@ def _mark(state: str, merged: bool, follows: bool, made_in: str) -> str:
     return "replaced" if follows else "waiting"
 
 
-def _shares(published: Sequence[ReleaseView], wallets: Collection[Address]) -> tuple[Share, ...]:
+def _shares(published: Sequence[Release], wallets: Collection[Address]) -> tuple[Share, ...]:
     return tuple(
         Share(
             number=one.number,
             kind=one.kind,
             published_at=one.published_at,
-            share=sum(c.share for c in one.manifest.contributions if c.member in wallets),
+            share=sum(c.share for c in one.glance.pieces if c.member in wallets),
         )
         for one in reversed(published)
     )

@@ -179,9 +179,9 @@ def newest_release(session: Session, memory: Memory) -> Release | None:
 
 
 def releases(
-    session: Session, memory: Memory, before: int | None = None, limit: int = RELEASES_A_PAGE
+    session: Session, memory: Memory, before: int | None = None, limit: int | None = RELEASES_A_PAGE
 ) -> list[Release]:
-    """The newest releases, or the newest of those with a number below ``before``."""
+    """The newest releases, or the newest of those with a number below ``before``; all of them without a limit."""
     query = _release_rows().order_by(ReleaseRow.number.desc()).limit(limit)
     return _releases(session, memory, query if before is None else query.where(ReleaseRow.number < before))
 
