@@ -31,7 +31,9 @@ def following(session: Session, plan: RoundPlan, wallets: Collection[str]) -> No
 
 
 def require(session: Session, plan: RoundPlan, members: Collection[str], limit: float) -> None:
-    """Raises NotAllowed when one more release by this plan would tell more of a member than ``limit``."""
+    """Raises NotAllowed when one more release by this plan, in ``dp``, would tell more of a member than ``limit``."""
+    if plan.mode is not Mode.DP:
+        return
     require_budget(history(session), following(session, plan, members), plan.delta, limit)
 
 

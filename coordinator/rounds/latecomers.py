@@ -34,7 +34,6 @@ from coordinator.rounds.transitions import RoundKind, RoundState
 from protocol.counted import counted
 from protocol.errors import Conflict, CoterieError, NotAllowed
 from protocol.grant import Grant
-from protocol.modes import Mode
 from protocol.policy import Policy, Verdict, release_terms
 
 REST_SECONDS = 60.0
@@ -157,8 +156,7 @@ class Latecomers:
         plan = plan_of(row)
         try:
             release_terms(self._policy, [*offered, *live_verdicts(session, row.base_hash, members)])
-            if plan.mode is Mode.DP:
-                budget.require(session, plan, members, self._policy.epsilon_limit)
+            budget.require(session, plan, members, self._policy.epsilon_limit)
         except (Conflict, NotAllowed) as refusal:
             return refusal.message
         return None

@@ -88,7 +88,6 @@ from protocol.counted import counted
 from protocol.errors import Conflict, ContributionRefused, NotAllowed, NotFound
 from protocol.grant import Grant, RoundPlan, StartRound
 from protocol.manifest import Manifest, Removal, SignedOrder
-from protocol.masking import LEAST_MEMBERS
 from protocol.modes import Mode, PrivacySpent
 from protocol.policy import Policy, Verdict, release_terms
 
@@ -182,7 +181,7 @@ class Ledger:
                     "Wait for more members, or lower the quorum.",
                 )
             taking_part = [p for p in parts if p.grant.grant_id in enough]
-            _require_secret(order.plan, len(taking_part))
+            sums.require_members(order.plan, len(taking_part))
             self._require_budget(session, order.plan, {p.grant.member for p in taking_part})
             offered = [v for p in taking_part for v in p.offered]
             others = live_verdicts(session, order.base_hash, {p.grant.member for p in taking_part})
@@ -767,8 +766,7 @@ class Ledger:
         return step
 
     def _require_budget(self, session: Session, plan: RoundPlan, members: Collection[str]) -> None:
-        if plan.mode is Mode.DP:
-            budget.require(session, plan, members, self._policy.epsilon_limit)
+        budget.require(session, plan, members, self._policy.epsilon_limit)
 
     def _standing(self, session: Session, row: RoundRow) -> Standing:
         parts, live = parts_of(session, row.round_id), live_grants_of(session, row.round_id)
@@ -937,14 +935,6 @@ class Ledger:
             plan=RoundPlan.model_validate_json(made_in.plan),
             snapshot=Snapshot.model_validate_json(made_in.snapshot),
             admitted=admitted,
-        )
-
-
-def _require_secret(plan: RoundPlan, members: int) -> None:
-    if plan.mode is Mode.SECAGG and members < LEAST_MEMBERS:
-        raise Conflict(
-            f"{members} members are too few for a secret sum: it takes {LEAST_MEMBERS}.",
-            "Wait for more members, or plan a round in another mode.",
         )
 
 

@@ -81,7 +81,12 @@ def latest_release(session: Session) -> ReleaseRow | None:
 
 def merged_ids(row: RoundRow) -> tuple[str, ...]:
     """The contributions that the round's candidate is merged from, sorted."""
-    return _IDS.validate_json(row.merged) if row.merged else ()
+    return ids_in(row.merged)
+
+
+def ids_in(merged: str | None) -> tuple[str, ...]:
+    """What ``RoundRow.merged`` lists."""
+    return _IDS.validate_json(merged) if merged else ()
 
 
 def parts_of(session: Session, round_id: str) -> Sequence[RoundGrantRow]:

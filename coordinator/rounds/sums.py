@@ -18,9 +18,10 @@ from coordinator.database import ContributionRow, ExchangeRow, GrantRow, RoundGr
 from coordinator.rounds.queries import expected_grants, node_keys, parts_of
 from coordinator.rounds.transitions import EXCHANGES, Exchanged, RoundState
 from protocol.canonical import Document
-from protocol.errors import ContributionRefused
+from protocol.errors import Conflict, ContributionRefused
 from protocol.grant import Grant, RoundPlan, SignedGrant
 from protocol.masking import (
+    LEAST_MEMBERS,
     Confirmation,
     KeyAdvert,
     MaskedInput,
@@ -30,7 +31,7 @@ from protocol.masking import (
     UnmaskAnswer,
     two_thirds,
 )
-from protocol.modes import IntArray
+from protocol.modes import IntArray, Mode
 
 WORDS = "words.bin"
 _BEFORE = {
@@ -47,6 +48,15 @@ _SAID: Mapping[RoundState, type[Signed[Any]]] = {
     RoundState.CONFIRMING: Signed[Confirmation],
     RoundState.UNMASKING: Signed[UnmaskAnswer],
 }
+
+
+def require_members(plan: RoundPlan, members: int) -> None:
+    """Raises Conflict when so few cannot make the secret sum that the plan asks for."""
+    if plan.mode is Mode.SECAGG and members < LEAST_MEMBERS:
+        raise Conflict(
+            f"{members} members are too few for a secret sum: it takes {LEAST_MEMBERS}.",
+            "Wait for more members, or plan a round in another mode.",
+        )
 
 
 def terms_of(session: Session, round_id: str) -> MaskingTerms | None:

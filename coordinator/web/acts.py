@@ -7,7 +7,7 @@ from coordinator.eligibility.verdicts import take_snapshot
 from coordinator.identity import grants
 from coordinator.web.openapi import Answer, Request, Routes
 from coordinator.web.service import Service, service
-from protocol.acts import Act, CancelRound, RemoveContribution, RevokeGrant, require_current
+from protocol.acts import Act, AdminAct, CancelRound, RemoveContribution, RevokeGrant, require_current
 from protocol.errors import BadInput, NotAllowed
 from protocol.grant import require_signer
 
@@ -61,8 +61,7 @@ class RevokedGrant(Answer):
 def cancel_round(path: RoundPath, body: CancelRoundRequest) -> CancelledRound:
     """End a training round without a release."""
     here, order = service(), body.cancel_round
-    snapshot = checked(here, order, body.signature, path.round_id)
-    require_admin(here.rpc, here.policy, order.admin, snapshot)
+    snapshot = checked_by_admin(here, order, body.signature, path.round_id)
     here.ledger.cancel(order, body.signature, snapshot)
     return CancelledRound(round_id=path.round_id)
 
@@ -71,8 +70,7 @@ def cancel_round(path: RoundPath, body: CancelRoundRequest) -> CancelledRound:
 def remove_contribution(path: ContributionPath, body: RemoveContributionRequest) -> RemovedContribution:
     """End one contribution; where it is in the newest release, one without it follows."""
     here, order = service(), body.remove_contribution
-    snapshot = checked(here, order, body.signature, path.contribution_id)
-    require_admin(here.rpc, here.policy, order.admin, snapshot)
+    snapshot = checked_by_admin(here, order, body.signature, path.contribution_id)
     removal = here.ledger.remove(order, body.signature, snapshot)
     return RemovedContribution(contribution_id=path.contribution_id, removal_round=removal)
 
@@ -81,7 +79,7 @@ def remove_contribution(path: ContributionPath, body: RemoveContributionRequest)
 def revoke_grant(path: GrantPath, body: RevokeGrantRequest) -> RevokedGrant:
     """Revoke a grant: nothing more is trained under it, and what was, is removed."""
     here, order = service(), body.revoke_grant
-    snapshot = checked(here, order, body.signature, path.grant_id)
+    snapshot = _checked(here, order, body.signature, path.grant_id)
     with here.database.reading() as session:
         grant, _ = grants.granted(session, path.grant_id)
     if (grant.member, grant.digest()) != (order.member, order.grant_hash):
@@ -90,7 +88,19 @@ def revoke_grant(path: GrantPath, body: RevokeGrantRequest) -> RevokedGrant:
     return RevokedGrant(grant_id=path.grant_id, removal_round=removal)
 
 
-def checked(here: Service, order: Act, signature: str, named: str) -> Snapshot:
+def checked_by_admin(here: Service, order: AdminAct, signature: str, named: str) -> Snapshot:
+    """The finalized block at which an admin signed this order, which is for here, for now, and for what is named.
+
+    Raises:
+        BadInput, NotAllowed: it is not, or who signed is no admin at that block.
+        Unreachable: the chain does not answer.
+    """
+    snapshot = _checked(here, order, signature, named)
+    require_admin(here.rpc, here.policy, order.admin, snapshot)
+    return snapshot
+
+
+def _checked(here: Service, order: Act, signature: str, named: str) -> Snapshot:
     """The finalized block at which the actor signed this order, which is for here, for now, and for what is named.
 
     Raises:

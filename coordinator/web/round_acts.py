@@ -1,13 +1,10 @@
 """An admin's acts on a round under way and on single contributions, over HTTP; signed orders like those in ``acts``."""
 
-from contracts_abi.admin import require_admin
-from contracts_abi.model import Snapshot
-from coordinator.web.acts import ContributionPath, RoundPath, checked
+from coordinator.web.acts import ContributionPath, RoundPath, checked_by_admin
 from coordinator.web.openapi import Answer, Request, Routes
 from coordinator.web.service import Service, service
 from protocol.acts import (
     AcceptContribution,
-    AdminAct,
     ExtendRound,
     PauseRound,
     PublishRound,
@@ -71,7 +68,7 @@ class ContributionThen(Answer):
 def pause_round(path: RoundPath, body: PauseRoundRequest) -> RoundThen:
     """Have a training round stand still. What its members send is kept; nobody is asked for anything new."""
     here, order = service(), body.pause_round
-    here.steering.pause(order, body.signature, _by_admin(here, order, body.signature, path.round_id))
+    here.steering.pause(order, body.signature, checked_by_admin(here, order, body.signature, path.round_id))
     return _round_then(here, path.round_id)
 
 
@@ -79,7 +76,7 @@ def pause_round(path: RoundPath, body: PauseRoundRequest) -> RoundThen:
 def resume_round(path: RoundPath, body: ResumeRoundRequest) -> RoundThen:
     """Have a paused round go on, its deadline later by the time that it was paused."""
     here, order = service(), body.resume_round
-    here.steering.resume(order, body.signature, _by_admin(here, order, body.signature, path.round_id))
+    here.steering.resume(order, body.signature, checked_by_admin(here, order, body.signature, path.round_id))
     return _round_then(here, path.round_id)
 
 
@@ -87,7 +84,7 @@ def resume_round(path: RoundPath, body: ResumeRoundRequest) -> RoundThen:
 def extend_round(path: RoundPath, body: ExtendRoundRequest) -> RoundThen:
     """Give a round in training a later deadline."""
     here, order = service(), body.extend_round
-    here.steering.extend(order, body.signature, _by_admin(here, order, body.signature, path.round_id))
+    here.steering.extend(order, body.signature, checked_by_admin(here, order, body.signature, path.round_id))
     return _round_then(here, path.round_id)
 
 
@@ -95,7 +92,7 @@ def extend_round(path: RoundPath, body: ExtendRoundRequest) -> RoundThen:
 def publish_round(path: RoundPath, body: PublishRoundRequest) -> RoundThen:
     """Wait for nobody else: merge at quorum what is here, or publish with the scores that are here."""
     here, order = service(), body.publish_round
-    here.steering.publish(order, body.signature, _by_admin(here, order, body.signature, path.round_id))
+    here.steering.publish(order, body.signature, checked_by_admin(here, order, body.signature, path.round_id))
     return _round_then(here, path.round_id)
 
 
@@ -103,7 +100,7 @@ def publish_round(path: RoundPath, body: PublishRoundRequest) -> RoundThen:
 def quarantine_contribution(path: ContributionPath, body: QuarantineContributionRequest) -> ContributionThen:
     """Set a contribution aside that is in no release yet: it is not merged until it is accepted."""
     here, order = service(), body.quarantine_contribution
-    here.steering.quarantine(order, body.signature, _by_admin(here, order, body.signature, path.contribution_id))
+    here.steering.quarantine(order, body.signature, checked_by_admin(here, order, body.signature, path.contribution_id))
     return ContributionThen(contribution_id=path.contribution_id, state="quarantined")
 
 
@@ -111,14 +108,8 @@ def quarantine_contribution(path: ContributionPath, body: QuarantineContribution
 def accept_contribution(path: ContributionPath, body: AcceptContributionRequest) -> ContributionThen:
     """Accept a contribution that was set aside: it is merged like any other."""
     here, order = service(), body.accept_contribution
-    here.steering.accept(order, body.signature, _by_admin(here, order, body.signature, path.contribution_id))
+    here.steering.accept(order, body.signature, checked_by_admin(here, order, body.signature, path.contribution_id))
     return ContributionThen(contribution_id=path.contribution_id, state="live")
-
-
-def _by_admin(here: Service, order: AdminAct, signature: str, named: str) -> Snapshot:
-    snapshot = checked(here, order, signature, named)
-    require_admin(here.rpc, here.policy, order.admin, snapshot)
-    return snapshot
 
 
 def _round_then(here: Service, round_id: str) -> RoundThen:

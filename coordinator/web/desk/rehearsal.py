@@ -16,7 +16,7 @@ from contracts_abi.model import Address, Snapshot
 from coordinator.database import ContributionRow, RoundRow
 from coordinator.eligibility.verdicts import opening_verdicts, take_snapshot
 from coordinator.identity import grants
-from coordinator.rounds import budget
+from coordinator.rounds import budget, sums
 from coordinator.rounds.checks import Layers, adapted_layers
 from coordinator.rounds.parts import Part, once_each
 from coordinator.rounds.queries import active_round, live_verdicts
@@ -27,8 +27,6 @@ from protocol.contribution import ContributionHeader
 from protocol.counted import counted
 from protocol.errors import BadInput, Conflict, CoterieError
 from protocol.grant import Grant, RoundPlan
-from protocol.masking import LEAST_MEMBERS
-from protocol.modes import Mode
 from protocol.policy import Policy, ReleaseTerms, Verdict, release_terms
 
 PAST_SHOWN = 20
@@ -162,18 +160,14 @@ def _obstacles(session: Session, policy: Policy, plan: RoundPlan, enough: Sequen
                 "Wait for more members, or lower the quorum.",
             )
 
-    def secret() -> None:
-        if plan.mode is Mode.SECAGG and len(enough) < LEAST_MEMBERS:
-            raise Conflict(
-                f"{len(enough)} members are too few for a secret sum: it takes {LEAST_MEMBERS}.",
-                "Wait for more members, or plan a round in another mode.",
-            )
-
-    def privacy() -> None:
-        if plan.mode is Mode.DP:
-            budget.require(session, plan, {part.grant.member for part in enough}, policy.epsilon_limit)
-
-    hold(no_other_round, lambda: policy.require_mode(plan.mode), quorum, secret, privacy)
+    members = {part.grant.member for part in enough}
+    hold(
+        no_other_round,
+        lambda: policy.require_mode(plan.mode),
+        quorum,
+        lambda: sums.require_members(plan, len(enough)),
+        lambda: budget.require(session, plan, members, policy.epsilon_limit),
+    )
     return found
 
 

@@ -24,7 +24,7 @@ from coordinator.database import (
 from coordinator.rounds import candidate
 from coordinator.rounds.candidate import Candidates
 from coordinator.rounds.progress import Reached, reached
-from coordinator.rounds.queries import merged_ids, round_row, scored_keys, scorer_keys
+from coordinator.rounds.queries import ids_in, merged_ids, round_row, scored_keys, scorer_keys
 from coordinator.rounds.transitions import ENDED, EXCHANGES, GATHERING, RoundKind, RoundState
 from coordinator.web.desk.words import Together, together
 from protocol.contribution import ContributionHeader, SignedScoreReport
@@ -472,8 +472,8 @@ def _released(session: Session, row: RoundRow) -> Mapping[str, MergedContributio
 
 def _published(session: Session) -> frozenset[str]:
     """Every contribution that a release was merged from."""
-    rows = session.scalars(select(RoundRow).where(RoundRow.cid.is_not(None)))
-    return frozenset(one for row in rows for one in merged_ids(row))
+    merged = session.scalars(select(RoundRow.merged).where(RoundRow.cid.is_not(None)))
+    return frozenset(one for ids in merged for one in ids_in(ids))
 
 
 def _scores(session: Session, row: RoundRow) -> Mapping[str, tuple[float, float]]:
