@@ -35,6 +35,12 @@ def recipe_of(plan: RoundPlan) -> StatisticsRecipe:
     )
 
 
+def adapted_layers(base: Base) -> list[str]:
+    """The names of the layers that an adapter of this base has."""
+    ends = tuple(f".{end}" for end in base.adapted)
+    return [name for name in base.layers if f".{name}".endswith(ends)]
+
+
 @dataclass(frozen=True)
 class Moment:
     """Σ x xᵀ (n, n) in fp64 over ``rows`` inputs x."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bases.families import Base
-from bases.statistics import observe, recipe_of, sketch
+from bases.statistics import adapted_layers, observe, recipe_of, sketch
 from protocol.adapter import input_group
 from protocol.grant import RoundPlan
 
@@ -96,12 +96,6 @@ def drift_penalty(base: Base, captions: Sequence[str], plan: RoundPlan) -> Drift
         scale = float(mean.trace())
         metrics[group] = Metric.of(factor * scale**0.5, diagonal * scale)
     return DriftPenalty(plan.drift, metrics)
-
-
-def adapted_layers(base: Base) -> list[str]:
-    """The names of the layers that an adapter of this base has."""
-    ends = tuple(f".{end}" for end in base.adapted)
-    return [name for name in base.layers if f".{name}".endswith(ends)]
 
 
 def adapted_pairs(base: Base, name: str) -> dict[str, tuple[Tensor, Tensor]]:
