@@ -185,6 +185,11 @@ def test_what_rows_share_is_trained_once_in_the_estimate() -> None:
     assert one.seconds(Speed(step=1.0, drawing=0.0, look=0.0)) == 400
 
 
+def test_central_training_makes_as_many_steps_as_uneven_members_do_together() -> None:
+    plan, ceiling = RoundPlan(), [row for row in ROWS if row.name == CEILING]
+    assert work_of(Unit(0, 4, "uneven"), plan, 96, ceiling).steps == 2 * (240 + 240 + 270 + 480)
+
+
 def test_a_cut_run_goes_on_with_the_rows_that_are_missing(tmp_path: Path) -> None:
     order = Order(Unit(0, 4), RoundPlan(), 96, NAMES, tmp_path)
     assert len(order.missing) == len(ROWS)
