@@ -87,7 +87,7 @@ def _moved(strength: float, metric: Metric, a: Tensor, b: Tensor) -> tuple[Tenso
 
 def drift_penalty(base: Base, captions: Sequence[str], plan: RoundPlan) -> DriftPenalty:
     """Observe the base on pictures that it draws itself from public captions."""
-    recipe = recipe_of(plan)
+    recipe = recipe_of(plan, captions)
     metrics = {}
     for group, moment in observe(base, {}, adapted_layers(base), captions, recipe).items():
         mean = moment.sum / moment.rows

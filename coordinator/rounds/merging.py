@@ -222,7 +222,8 @@ def _drawn(order: MergeOrder, load: Callable[[], "Base"]) -> Path:
     folder = order.lessons / _base_keys(order)[1]
     if not folder.exists():
         layers = load_adapter(order.contributions[0].adapter.read_bytes())
-        sketches = draw(load(), {}, order.plan.prior_captions, recipe_of(order.plan), layers=list(layers))
+        captions = order.plan.prior_captions
+        sketches = draw(load(), {}, captions, recipe_of(order.plan, captions), layers=list(layers))
         store_folder(folder, {STATISTICS: dump_statistics(sketches)})
     return folder / STATISTICS
 
@@ -265,7 +266,8 @@ def _lessons_key(order: MergeOrder, one: Ordered) -> str:
 def _base_keys(order: MergeOrder) -> tuple[str, str]:
     """The same for the base's own lessons, and for its statistics."""
     plan = order.plan
-    recipe = [order.base_hash, list(plan.prior_captions), plan.statistics_pictures, plan.statistics_rank, plan.seed]
+    pictures = plan.sized(len(plan.prior_captions)).statistics_pictures
+    recipe = [order.base_hash, list(plan.prior_captions), pictures, plan.statistics_rank, plan.seed]
     key = sha256(canonical(recipe))[:32]
     return f"base-{key}", f"moments-{key}"
 

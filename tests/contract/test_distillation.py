@@ -63,7 +63,7 @@ def _adapter(base: Base, seed: int) -> dict[str, Factors]:
 def _contribution(base: Base, folder: Path, seed: int) -> Ordered:
     adapter, file = dump_adapter(_adapter(base, seed)), folder / f"adapter-{seed}"
     file.write_bytes(adapter)
-    sketches = statistics.draw(base, load_adapter(adapter), CAPTIONS, statistics.recipe_of(PLAN))
+    sketches = statistics.draw(base, load_adapter(adapter), CAPTIONS, statistics.recipe_of(PLAN, CAPTIONS))
     told = folder / f"statistics-{seed}"
     told.write_bytes(dump_statistics(sketches))
     return Ordered(
