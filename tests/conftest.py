@@ -15,6 +15,7 @@ from web3.contract import Contract
 from contracts_abi.model import Snapshot, Token
 from contracts_abi.readers import finalized_snapshot
 from contracts_abi.rpc import Rpc
+from coordinator.releases.samples import draw_sheet
 from deploy.devchain.anvil import ANVIL_KEYS, CHAIN_ID, Anvil
 from deploy.devchain.deployment import CantBeEvil, Deployer, licensed_nouns, onchain_nouns, preset
 
@@ -98,6 +99,17 @@ def each_database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     with kept_on(request.getfixturevalue("postgres")) as url:
         monkeypatch.setenv("COTERIE_COORDINATOR_DATABASE_URL", url)
         yield request.param
+
+
+@pytest.fixture(scope="module")
+def drawn_here() -> Iterator[None]:
+    """Sample sheets are drawn by this process, which has torch already, instead of a new one that imports it for each.
+
+    Nothing else differs; other tests, the demo's first, draw as a coordinator does.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("coordinator.releases.build.draw_samples", draw_sheet)
+        yield
 
 
 @contextmanager
