@@ -24,15 +24,21 @@ SAMPLING_STEPS = 20
 NOISE_LEVELS = 8
 
 
-def recipe_of(plan: RoundPlan) -> StatisticsRecipe:
-    """How a round's statistics are drawn."""
+def recipe_of(plan: RoundPlan, captions: Sequence[str]) -> StatisticsRecipe:
+    """How a round's statistics are drawn from the captions that were trained on."""
     return StatisticsRecipe(
-        pictures=plan.statistics_pictures,
+        pictures=plan.sized(len(captions)).statistics_pictures,
         sampling_steps=SAMPLING_STEPS,
         noise_levels=NOISE_LEVELS,
         seed=plan.seed,
         rank=plan.statistics_rank,
     )
+
+
+def adapted_layers(base: Base) -> list[str]:
+    """The names of the layers that an adapter of this base has."""
+    ends = tuple(f".{end}" for end in base.adapted)
+    return [name for name in base.layers if f".{name}".endswith(ends)]
 
 
 @dataclass(frozen=True)
@@ -90,13 +96,20 @@ def draw_pictures(
     recipe: StatisticsRecipe,
     progress: Callable[[int, int], None] = lambda step, steps: None,
 ) -> Drawn:
-    """The recipe's pictures, as the base draws them with whatever adapter it is under; the captions take turns."""
+    """The recipe's pictures, as the base draws them with whatever adapter it is under; ``said_in``."""
     generator = torch.Generator(base.device).manual_seed(recipe.seed)
     total = recipe.sampling_steps + recipe.noise_levels
     with torch.no_grad():
-        text = base.embed([captions[i % len(captions)] for i in range(recipe.pictures)])
+        text = base.embed([captions[i] for i in said_in(recipe.pictures, len(captions))])
         latents = base.draw_latents(text, recipe.sampling_steps, generator, lambda s: progress(s, total))
     return Drawn(latents, text, generator)
+
+
+def said_in(pictures: int, captions: int) -> list[int]:
+    """Which caption each picture is drawn from: all take turns, and where there are more, every so manieth."""
+    if pictures >= captions:
+        return [i % captions for i in range(pictures)]
+    return [i * captions // pictures for i in range(pictures)]
 
 
 def measure(

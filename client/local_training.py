@@ -46,6 +46,8 @@ def train(
     """
     settings = load_settings(home, rpc_url=rpc)
     plan = _plan({"steps": steps, "batch": batch, "rank": rank, "learning_rate": learning_rate})
+    if steps is not None:  # what was asked for, however many pictures there are
+        plan = plan.model_copy(update={"growth_limit": 1.0})
     granted = _granted(settings, grant)
     # Torch takes seconds to import; the checks above should not.
     from client.node.work import MemberWork, Progress, full_disk_told, machine_of

@@ -25,6 +25,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from coordinator.base_commands import base_app, require_usable
 from coordinator.config import CoordinatorSettings
 from coordinator.database import Database
 from coordinator.database_commands import database_app
@@ -82,6 +83,7 @@ app.add_typer(contribution_app, name="contribution")
 app.add_typer(policy_app, name="policy")
 app.add_typer(webhook_app, name="webhook")
 app.add_typer(database_app, name="database")
+app.add_typer(base_app, name="base")
 add_to_rounds(round_app)
 add_to_contributions(contribution_app)
 app.command()(rewards)
@@ -95,6 +97,7 @@ log = structlog.get_logger(__name__)
 def up(config: Config = DEFAULT_CONFIG) -> None:
     """Run everything: web, worker and SuperLink, until Ctrl-C."""
     settings = _settings(config)
+    require_usable(settings)
     stop = _stop_on_signals()
     with _superlink(settings) as superlink, _children(settings) as children:
         _wait_until_served(settings, stop)
@@ -130,6 +133,7 @@ def worker(config: Config = DEFAULT_CONFIG) -> None:
     from coordinator.rounds.worker import Worker
 
     settings = _settings(config)
+    require_usable(settings)
     Worker(settings, lambda: superlink_control(settings)).run(_stop_on_signals())
 
 

@@ -35,7 +35,7 @@ from merging.kept import (
 from merging.robust import UNIT, Shares, copies, peak, peaked, reach, reaches, shares
 from merging.stored import StoredAdapter, StoredStatistics
 from merging.sums import GroupSums, Opened, group_sums
-from protocol.adapter import Factors, Sketch, input_group
+from protocol.adapter import Factors, Sketch, input_group, load_statistics
 from protocol.errors import BadInput, ContributionRefused
 from protocol.grant import RoundPlan
 from protocol.policy import RobustRule
@@ -46,6 +46,7 @@ TOLERANCE = 0.2
 On one machine it is under 0.001, in bf16 0.02, with another seed 0.1, and 0.8 to 1.4 with the statistics of another
 contribution or of the base (the embedded base).
 """
+OTHER_OWN = "Make them again in the base that contributions were trained on."
 Base = NDArray[np.float64] | None
 """μ G₀ of an input group, if the base has a word."""
 
@@ -68,6 +69,21 @@ class Anchor:
 
     share: float
     statistics: Path
+
+    def require_fit(self, layers: Mapping[str, Factors]) -> None:
+        """Raises BadInput: the statistics are damaged, or not those of what these layers read."""
+        try:
+            own = load_statistics(self.statistics.read_bytes())
+        except ContributionRefused as damage:
+            raise BadInput(f"The base's own statistics are damaged: {damage.message}", OTHER_OWN) from damage
+        for group, names in layers_by_group(layers).items():
+            read = layers[names[0]].a.shape[1]
+            told = len(own[group].diagonal) if group in own else 0
+            if told != read:
+                raise BadInput(
+                    f"The base's own statistics do not fit: {group} has {read} inputs, and they tell of {told}.",
+                    OTHER_OWN,
+                )
 
     def of(self, group: str) -> NDArray[np.float64]:
         """μ G₀ of one input group, (n, n), G₀ at unit trace."""
@@ -135,7 +151,7 @@ def merge(
     the outcome is the same without it.
 
     Raises:
-        BadInput: there is nothing to merge.
+        BadInput: there is nothing to merge, or the anchor does not fit.
         ContributionRefused: contributions do not fit together.
     """
     if not inputs:
@@ -143,6 +159,8 @@ def merge(
     ordered = sorted(inputs, key=lambda one: one.contribution_id)
     counted, accounts = _counted(ordered, rule, kept)
     first = StoredAdapter(ordered[0].adapter)
+    if anchor is not None:
+        anchor.require_fit(first)
     groups = layers_by_group(first)
     solve = partial(_solve_files, counted, plan, kept, anchor)
     if processes > 1:

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from merging.merge import TOLERANCE, Merged, MergeInput, merge
+from merging.merge import TOLERANCE, Anchor, Merged, MergeInput, merge
 from protocol.adapter import Adapter, Factors, load_adapter
+from protocol.base import BASE_STATISTICS
 from protocol.canonical import sha256
 from protocol.errors import BadInput, ContentMismatch
 from protocol.manifest import MergedContribution, contribution_file
@@ -24,9 +25,10 @@ ALIKE = 2e-3
 def recompute(release: Release, folder: Path | None = None, processes: int = 1) -> list[Check]:
     """Merge what is in the release, or in ``folder`` (laid out like it), and compare. Two checks."""
     made: list[Merged] = []
+    there = folder or release.folder
 
     def sums() -> str:
-        made.append(_merged(release, folder or release.folder, processes))
+        made.append(_merged(release, there, processes))
         manifest, merged = release.manifest, made[0]
         if merged.commitment != manifest.merge.commitment:
             raise ContentMismatch("Merged again, the integer sums have another commitment than the manifest's.")
@@ -35,7 +37,16 @@ def recompute(release: Release, folder: Path | None = None, processes: int = 1) 
                 raise ContentMismatch(f"Merged again, contribution {one.contribution_id} has another weight.")
         return f"Merged again from {len(manifest.contributions)} contributions: the same integer sums, bit for bit."
 
-    return [checked("merge: integer sums", sums), checked("merge: adapter", lambda: _adapter(release, made))]
+    return [checked("merge: integer sums", sums), checked("merge: adapter", lambda: _adapter(release, made, there))]
+
+
+def _anchor(release: Release, folder: Path) -> Anchor | None:
+    """G₀ where the manifest says which one the merge had, and that one is here."""
+    said = release.manifest.merge.base_statistics
+    for file in (folder / BASE_STATISTICS, release.folder / BASE_STATISTICS):
+        if said and file.is_file() and sha256(file.read_bytes()) == said.sha256:
+            return Anchor(release.manifest.plan.base_weight, file)
+    return None
 
 
 def _merged(release: Release, folder: Path, processes: int) -> Merged:
@@ -47,7 +58,7 @@ def _merged(release: Release, folder: Path, processes: int) -> Merged:
     trimmed = "without outliers" in manifest.merge.candidate
     rule = RobustRule.MULTI_KRUM if trimmed else release.policy.robust
     inputs = [_input(one, weights[one.contribution_id], folder) for one in manifest.contributions]
-    return merge(inputs, manifest.plan, rule, processes)
+    return merge(inputs, manifest.plan, rule, processes, anchor=_anchor(release, folder))
 
 
 def _input(one: MergedContribution, weight: int, folder: Path) -> MergeInput:
@@ -69,7 +80,7 @@ def _input(one: MergedContribution, weight: int, folder: Path) -> MergeInput:
     return MergeInput(one.contribution_id, weight, adapter, statistics if counted else None, one.received_at or 0)
 
 
-def _adapter(release: Release, made: list[Merged]) -> str:
+def _adapter(release: Release, made: list[Merged], folder: Path) -> str:
     manifest = release.manifest
     if not made:
         raise NotChecked("The sums could not be made again.")
@@ -78,8 +89,10 @@ def _adapter(release: Release, made: list[Merged]) -> str:
             "The published adapter was distilled from these sums, with pictures that its base draws: that is training, "
             "which no two machines do alike to the last bit."
         )
-    if manifest.plan.base_weight:
-        raise NotChecked("The base's own statistics are in the solution, and making them again takes the base.")
+    if manifest.plan.base_weight and _anchor(release, folder) is None:
+        raise NotChecked(
+            f"The base's own statistics are in the solution, and no {BASE_STATISTICS} of the manifest's hash is here."
+        )
     if made[0].rank != manifest.merge.rank:
         raise ContentMismatch(f"Merged again it has rank {made[0].rank}, not {manifest.merge.rank}.")
     published = load_adapter((release.folder / ADAPTER).read_bytes())

@@ -16,6 +16,8 @@ from protocol.canonical import canonical, sha256
 from protocol.errors import BadInput
 
 INDEX = "model_index.json"
+BASE_STATISTICS = "base_statistics.safetensors"
+"""G₀ of the base's own data, beside the index and not counted; in a release, the G₀ that its merge had."""
 SHAPING = ("*.json", "*.safetensors", "*.txt", "*.model")
 VARIANTS = ("*.*.safetensors", "*.index.*.json")
 _LARGE_BYTES = 64 << 20

@@ -100,11 +100,16 @@ class SignedGrant(Document):
 class RoundPlan(Growing):
     """How a round trains and merges: the same for every member."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"distillation_limit"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"distillation_limit", "usual_pictures", "growth_limit"})
 
     rank: Annotated[int, Field(ge=1, le=128)] = 8
     """LoRA rank that members train at, and the most the coordinator takes."""
     steps: Annotated[int, Field(ge=1)] = 240
+    usual_pictures: Annotated[int, Field(ge=1)] = 16
+    """Up to so many pictures ``steps`` and ``statistics_pictures`` hold as they are. Who trains on more has more of
+    both, in proportion: each picture is seen as often, each caption drawn."""
+    growth_limit: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 4.0
+    """So many times as much at most; 1 is the same for everybody."""
     batch: Annotated[int, Field(ge=1)] = 8
     learning_rate: float = 3e-3
     drift: Annotated[float, Field(ge=0)] = 1e-3
@@ -122,7 +127,7 @@ class RoundPlan(Growing):
     prior_captions: Annotated[tuple[Annotated[str, Field(max_length=2000)], ...], Field(min_length=1)] = ("",)
     """What the base's own pictures show, in turn; the empty caption is anything."""
     statistics_pictures: Annotated[int, Field(ge=1)] = 16
-    """Pictures drawn by the member's own adapter, from whose activations the statistics come."""
+    """Pictures drawn by the member's own adapter, from whose activations the statistics come; ``usual_pictures``."""
     statistics_rank: Annotated[int, Field(ge=1)] = 128
     regularisation: float = 1e-4
     """λ, relative to the mean of the denominator's diagonal."""
@@ -160,6 +165,12 @@ class RoundPlan(Growing):
     deadline_seconds: Annotated[int, Field(ge=1)] = 3600
     seed: int = 0
     """Of everything that is drawn alike for all; each member trains with ``seed_of`` it."""
+
+    def sized(self, pictures: int) -> "RoundPlan":
+        """What the plan means for a member who trains on so many pictures; sizing that again changes nothing."""
+        times = min(max(1.0, pictures / self.usual_pictures), self.growth_limit)
+        grown = {name: round(times * getattr(self, name)) for name in ("steps", "statistics_pictures")}
+        return self.model_copy(update={**grown, "growth_limit": 1.0})
 
     def distillation_length(self, teachers: int) -> int:
         """How many steps a collective of so many contributions is distilled in."""

@@ -124,6 +124,14 @@ class Distillation(Document):
     """Mean squared distance to the teachers' answers, over the first and the last tenth of the steps."""
 
 
+class BaseStatistics(Document):
+    """G₀, the base's own statistics, that joined the denominators at the plan's μ."""
+
+    source: Literal["shipped", "drawn"]
+    """Measured on the base's own data, in a file that came with it; or drawn from the plan's ``prior_captions``."""
+    sha256: Hash
+
+
 class Merge(Document):
     """How the adapter came from the contributions."""
 
@@ -132,6 +140,8 @@ class Merge(Document):
     """What the mode gives up for what it hides."""
     rule: Literal["regression mean", "secret sum", "noised mean"] = "regression mean"
     regularisation: float
+    base_statistics: Annotated[BaseStatistics | None, Field(exclude_if=lambda own: own is None)] = None
+    """None where μ is 0, and in manifests from before this was said."""
     rank: int
     tail: float
     """Share of the merged delta's energy, in the data's metric, that truncation dropped; the worst layer's."""

@@ -2,7 +2,8 @@
 
 Three stages, each writes its part of a diffusers folder: a byte-level BPE tokenizer, an AutoencoderKL (its
 encoder an exact patch transform, its decoder trained), then UNet and text encoder together (v-prediction,
-zero terminal SNR; Salimans & Ho 2022, Lin et al. 2024). The 48 held-out heads are seen by none of them.
+zero terminal SNR; Salimans & Ho 2022, Lin et al. 2024). A last one measures G₀, what the base's layers read on its
+own data. The 48 held-out heads are seen by none of them.
 Stages are given minutes, not steps, so that the same command makes the best of whatever machine it runs on.
 
     python -m bases.training.nouns32 --art image-data.json --out bases/nouns32 --decoder-minutes 10 --minutes 40
@@ -27,7 +28,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from bases.loading import load_base
 from bases.nouns_art import LAYERS, SIZE, TRAITS, NounsArt, caption, trait_phrase
+from bases.own_data import Shown, measure_own
+from bases.shipped import write_shipped
+from protocol.base import base_hash
 
 MAX_TOKENS = 40
 LATENT_CHANNELS = 12
@@ -432,6 +437,19 @@ class BaseParts:
         (self.folder / "model_index.json").write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
 
 
+def own_data(art: NounsArt) -> list[Shown]:
+    """One Noun of every known head, its other parts at random: always the same ones."""
+    rng = np.random.default_rng(0)
+    seeds = [art.random_seed(rng, (head,)) for head in art.known_heads]
+    return [Shown(art.compose(seed), caption(art.traits(seed))) for seed in seeds]
+
+
+def write_statistics(folder: Path, art: NounsArt) -> Path:
+    """Measure G₀ on the base's own data, into its folder; the same file each time on one machine."""
+    data = own_data(art)
+    return write_shipped(folder, base_hash(folder), measure_own(load_base(folder), data), len(data))
+
+
 def sheet(folder: Path, art: NounsArt, path: Path, device: torch.device, columns: int = 8) -> None:
     """A look: known heads drawn from their captions (each second row) under the true pictures."""
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32).to(device)
@@ -458,7 +476,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--art", type=Path, required=True, help="image-data.json of @nouns/assets")
     parser.add_argument("--out", type=Path, required=True, help="folder of the base")
-    parser.add_argument("--stage", choices=("decoder", "diffusion"), help="do one stage only, into the same folder")
+    stages = ("decoder", "diffusion", "statistics")
+    parser.add_argument("--stage", choices=stages, help="do one stage only, into the same folder")
     parser.add_argument("--decoder-minutes", type=float, default=10)
     parser.add_argument("--minutes", type=float, default=40)
     parser.add_argument("--batch", type=int, default=32)
@@ -467,6 +486,9 @@ def main() -> None:
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     device, art, report = torch.device(options.device), NounsArt.load(options.art), Report(options.out.name)
+    if options.stage == "statistics":
+        report.say(f"G₀ of its own data: {write_statistics(options.out, art)}")
+        return
     tokenizer = train_tokenizer(art, options.out)
     sample = Nouns.on(device, art, art.known_heads).draw(4000, torch.Generator(device).manual_seed(2))[0]
     transform, parts = PatchTransform.of(sample), BaseParts(options.out)
@@ -477,6 +499,7 @@ def main() -> None:
     if options.stage != "decoder":
         train_diffusion(art, transform, tokenizer, device, options.minutes, options.batch, report, parts)
         sheet(options.out, art, options.out.with_suffix(".png"), device)
+        report.say(f"G₀ of its own data: {write_statistics(options.out, art)}")
 
 
 def _phrases(art: NounsArt, heads: tuple[int, ...]) -> list[list[str]]:

@@ -139,7 +139,8 @@ def _sheet(order: Order, folder: Path) -> Path:
 def _settings(order: Order) -> str:
     plan = order.plan
     return (
-        f"{plan.steps} local steps of batch {plan.batch} for every member, rank {plan.rank}, ρ = {plan.drift:g}, "
+        f"{plan.steps} local steps of batch {plan.batch} for every member, in proportion more for who has over "
+        f"{plan.usual_pictures} pictures, rank {plan.rank}, ρ = {plan.drift:g}, "
         f"{order.pictures} pictures drawn by each model; torch {torch.__version__}."
     )
 

@@ -28,7 +28,7 @@ DRAWN_EACH_STATISTICS = 0.5
 class Work:
     """Training ``steps``, pictures ``drawn`` with guidance, and ``looks``: one picture's loss at all noise levels."""
 
-    steps: int
+    steps: float
     drawn: float
     looks: int
 
@@ -50,16 +50,17 @@ class Speed:
 
 def work_of(unit: Unit, plan: RoundPlan, pictures: int, rows: Sequence[Row]) -> Work:
     """What these rows of a unit ask for; what several share counts once."""
-    owned = sum(len(heads) for heads in heads_of(unit, range(UNSEEN)))
+    shares = [len(heads) for heads in heads_of(unit, range(UNSEEN))]
+    each, owned = [plan.sized(TRAINED * heads) for heads in shares], sum(shares)
+    everyone = sum(one.steps for one in each) / plan.steps
+    drawn = DRAWN_EACH_STATISTICS * sum(one.statistics_pictures for one in each)
     total = Work(0, 0, 0)
     for row in rows:
-        total += Work(plan.steps * row.lots(unit.members), pictures, _looks(row, unit.members, owned))
+        total += Work(plan.steps * row.lots(everyone), pictures, _looks(row, unit.members, owned))
         if row.name == DISTILLED:
-            drawn = DRAWN_EACH_STATISTICS * plan.statistics_pictures * unit.members
             total += Work(plan.distillation_length(unit.members), drawn, 0)
     for shared in {row.needs for row in rows} - {None}:
-        drawn = DRAWN_EACH_STATISTICS * plan.statistics_pictures * unit.members if shared == "own" else 0
-        total += Work(plan.steps * unit.members, drawn, 0)
+        total += Work(plan.steps * everyone, drawn if shared == "own" else 0, 0)
     return total
 
 

@@ -67,7 +67,9 @@ class Lab:
         for number, (member, adapter) in enumerate(zip(self.world.members, self.own, strict=True)):
             path = self.folder / f"statistics-{number}.safetensors"
             if not path.exists():
-                drawn = draw_statistics(self.base, adapter, captions_of(member), recipe_of(self.plan))
+                drawn = draw_statistics(
+                    self.base, adapter, captions_of(member), recipe_of(self.plan, captions_of(member))
+                )
                 _write(path, dump_statistics(drawn))
             inputs.append(MergeInput(member.name, len(member.examples), self._file(f"own-{number}"), path))
         return inputs
@@ -102,10 +104,15 @@ class Lab:
         shares = [one.weight for one in self.contributions]
         return distil(self.base, self.merged.adapter, lessons, shares, self.plan)
 
-    def central(self, times: int) -> Adapter:
-        """One adapter on everybody's images after so many times the plan's steps, the better with or without drift."""
+    @property
+    def everybodys_steps(self) -> int:
+        """Those of all members together."""
+        return sum(self.plan.sized(len(member.examples)).steps for member in self.world.members)
+
+    def central(self, steps: int) -> Adapter:
+        """One adapter on everybody's images after so many steps, the better with or without drift."""
         both = [
-            self._kept(f"central-{times}-{name}", partial(self._central, times, drift))
+            self._kept(f"central-{steps}-{name}", partial(self._central, steps, drift))
             for name, drift in (("free", 0.0), ("held", self.plan.drift))
         ]
         return min(both, key=self.yardstick.choosing_loss)
@@ -117,9 +124,9 @@ class Lab:
         plan = self.plan.model_copy(update={"seed": self.plan.seed_of(member.name)})
         return self._trained(member.examples, plan, TrainingOptions(rank=member.rank))
 
-    def _central(self, times: int, drift: float) -> dict[str, Factors]:
-        steps = times * self.plan.steps
-        plan = self.plan.model_copy(update={"steps": steps, "drift": drift, "rank": CENTRAL_RANK})
+    def _central(self, steps: int, drift: float) -> dict[str, Factors]:
+        changes = {"steps": steps, "drift": drift, "rank": CENTRAL_RANK, "growth_limit": 1.0}
+        plan = self.plan.model_copy(update=changes)
         return self._trained(self.world.everyones, plan, TrainingOptions())
 
     def _trained(self, examples: Sequence[Example], plan: RoundPlan, options: TrainingOptions) -> dict[str, Factors]:

@@ -1,7 +1,8 @@
 """Other people's federated rules, each after its paper, over the client's own training step.
 
 Members train without a drift penalty, as the papers do, and by a cosine in every round. Where a rule needs it, all
-begin from one and the same A. Shares are by images. In all of them a member makes ``plan.steps`` steps in total.
+begin from one and the same A. Shares are by images. In all of them a member makes as many steps in total as this engine
+has it make.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,9 +45,12 @@ class Federation:
     def local(
         self, member: Member, steps: int, key: str, start: Adapter | None = None, frozen_a: bool = False
     ) -> dict[str, Factors]:
-        """One member's adapter; ``key`` names the round, so that every round draws other batches."""
+        """One member's adapter; ``key`` names the round, so that every round draws other batches.
+
+        ``steps`` are those of a member of the usual size.
+        """
         seed = self.plan.seed_of(f"{member.name}, {key}")
-        plan = self.plan.model_copy(update={"steps": steps, "drift": 0.0, "seed": seed})
+        plan = self.plan.model_copy(update={"steps": steps, "drift": 0.0, "seed": seed}).sized(len(member.examples))
         options = TrainingOptions(rank=member.rank)
         with adapting(self.base, plan, options):
             pairs = adapted_pairs(self.base, NAME)
@@ -57,7 +61,7 @@ class Federation:
                     a.requires_grad_(False)
             batches = Batches(self.base, self._buckets[member.name], plan)
             descent = Descent(self.base, batches, plan, options, None)
-            while descent.done < steps:
+            while descent.done < plan.steps:
                 descent.step()
             return descent.factors()
 

@@ -13,6 +13,7 @@ from bench.quality.rows import BASE, BY_STEPS, CEILING, DISTILLED, ONE_SHOT, OWN
 from bench.quality.world import Unit, World
 from bench.quality.yardstick import Figures, Pictures
 from deploy.demo.measure import draw_sheet
+from protocol.counted import counted
 
 Results = Mapping[str, Figures]
 """One unit's figures by row."""
@@ -62,11 +63,15 @@ def share_of_gain(results: Results, row: str) -> float | None:
 
 
 def table(runs: Sequence[Results]) -> str:
-    """Markdown: a line for each row that all runs have, the mean and half the range over the runs."""
+    """Markdown: a line for each row that a run has, the mean and half the range over the runs that have it."""
     lines = [HEADER]
-    for row in (row for row in ROWS if runs and all(row.name in run for run in runs)):
-        each = [run[row.name] for run in runs]
-        gained = [share for run in runs if (share := share_of_gain(run, row.name)) is not None]
+    for row in ROWS:
+        having = [run for run in runs if row.name in run]
+        if not having:
+            continue
+        each = [run[row.name] for run in having]
+        gained = [share for run in having if (share := share_of_gain(run, row.name)) is not None]
+        fewer = f", {counted(len(having), 'seed')} of {len(runs)}" if len(having) < len(runs) else ""
         cells = (
             spread([one.held_out for one in each], "{:.3f}"),
             spread([100 * share for share in gained], "{:.0f}") + "%" if gained else "",
@@ -76,7 +81,7 @@ def table(runs: Sequence[Results]) -> str:
             spread([one.reciprocal for one in each], "{:.2f}"),
             " / ".join(f"{one.gain:g}" for one in each) if row.tuned else "",
         )
-        lines.append(f"| {row.title} | {' | '.join(cells)} |")
+        lines.append(f"| {row.title}{fewer} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -98,25 +103,28 @@ def heading(members: int, scenario: str, seeds: int) -> str:
 
 
 def bars(results: Mapping[Unit, Results]) -> list[Bar]:
-    """For each number of even members, of whatever rows it takes, the means over seeds."""
+    """For each scenario and number of members, of whatever rows it takes, the means over seeds."""
     found = []
     for members, scenario, runs in by_setting(results):
-        if scenario != "even" or not all(HEADLINE in run for run in runs):
+        if not all(HEADLINE in run for run in runs):
             continue
+        where = f"{members}-members" if scenario == "even" else f"{members}-{scenario}-members"
         shares = [share for run in runs if (share := share_of_gain(run, HEADLINE)) is not None]
         if shares:
-            found.append(Bar(f"gain-over-base-{members}-members", _mean(shares), GAIN_OVER_BASE))
-        found.append(Bar(f"heads-{members}-members", _mean([run[HEADLINE].recognised for run in runs]), HEADS))
+            found.append(Bar(f"gain-over-base-{where}", _mean(shares), GAIN_OVER_BASE))
+        found.append(Bar(f"heads-{where}", _mean([run[HEADLINE].recognised for run in runs]), HEADS))
         if best := best_peer(runs):
             ratio = _mean([run[HEADLINE].held_out for run in runs]) / _mean([run[best].held_out for run in runs])
-            found.append(Bar(f"beats-every-federated-rule-{members}-members", ratio, OVER_PEERS, least=False))
+            found.append(Bar(f"beats-every-federated-rule-{where}", ratio, OVER_PEERS, least=False))
     return found
 
 
 def best_peer(runs: Sequence[Results]) -> str | None:
-    """The federated rule with the least mean loss on held-out images."""
-    peers = [row.name for row in ROWS if row.kind == "peer" and all(row.name in run for run in runs)]
-    return min(peers, key=lambda name: _mean([run[name].held_out for run in runs]), default=None)
+    """The federated rule with the least mean loss on held-out images; None unless every run has every rule."""
+    peers = [row.name for row in ROWS if row.kind == "peer"]
+    if not all(name in run for name in peers for run in runs):
+        return None
+    return min(peers, key=lambda name: _mean([run[name].held_out for run in runs]))
 
 
 def section(results: Mapping[Unit, Results], settings: str, with_sheet: bool) -> str:
@@ -126,7 +134,7 @@ def section(results: Mapping[Unit, Results], settings: str, with_sheet: bool) ->
         parts.append(f"![What each of them draws of the same captions, the true Noun on top]({SHEET})")
     for members, scenario, runs in by_setting(results):
         parts.append(f"### {heading(members, scenario, len(runs))}\n{table(runs)}")
-        if scenario == "even" and all(CEILING in run for run in runs):
+        if all(CEILING in run for run in runs):
             heads = _mean([run[CEILING].recognised for run in runs])
             parts.append(f"Central training's own share of recognised heads is the ceiling there: {heads:.1%}.")
     if held_to := bars(results):

@@ -30,8 +30,8 @@ class Row:
     make: Callable[[Lab], Sequence[Adapter]]
     needs: Shared | None = None
     """Members' adapters that several rows are made of, trained once."""
-    lots: Callable[[int], int] = lambda members: 0
-    """How many times ``plan.steps`` steps of training are the row's alone, by the number of members."""
+    lots: Callable[[float], float] = lambda everyone: 0
+    """How many times ``plan.steps`` steps of training are the row's alone, by how many times it all members make."""
     tuned: bool = True
     """Whether it gets its own best gain."""
 
@@ -56,8 +56,8 @@ def _stacking_by_steps(lab: Lab) -> Sequence[Adapter]:
     return [stacking_in_rounds(lab.federation, step_of)]
 
 
-def _everyone(members: int) -> int:
-    return members
+def _everyone(everyone: float) -> float:
+    return everyone
 
 
 IN_ROUNDS = f"in {ROUNDS} rounds"
@@ -94,13 +94,19 @@ ROWS = (
         "own",
     ),
     Row(DISTILLED, "**this engine: distilled**", "engine", lambda lab: [lab.distilled()], "own"),
-    Row("central-one", "central, one member's steps", "central", lambda lab: [lab.central(1)], lots=lambda members: 2),
+    Row(
+        "central-one",
+        "central, one member's steps",
+        "central",
+        lambda lab: [lab.central(lab.plan.steps)],
+        lots=lambda everyone: 2,
+    ),
     Row(
         CEILING,
         "central, everybody's steps",
         "central",
-        lambda lab: [lab.central(len(lab.world.members))],
-        lots=lambda members: 2 * members,
+        lambda lab: [lab.central(lab.everybodys_steps)],
+        lots=lambda everyone: 2 * everyone,
     ),
 )
 NAMES = tuple(row.name for row in ROWS)

@@ -21,7 +21,7 @@ def second_statistics(
     base: Base, own: Adapter, statistics: Statistics, captions: list[str], merged: Adapter, plan: RoundPlan
 ) -> dict[str, Sketch]:
     """One member's statistics for the second merge; ``merged`` has its gain folded in."""
-    recipe = recipe_of(plan)
+    recipe = recipe_of(plan, captions)
     with base.under(own):
         drawn = draw_pictures(base, captions, recipe)
     with base.under(merged):

@@ -236,8 +236,8 @@ class MemberWork:
             update = dump_update(update_of(_factors(machine, task), trained.adapter))
             return self._finish(folder, trained.adapter, _header(task, granted, dataset, sha256(update)), update)
         adapter = dump_adapter(trained.adapter)
-        recipe = recipe_of(task.plan)
         captions = tuple(example.caption for example in dataset.examples)
+        recipe = recipe_of(task.plan, captions)
         # From the adapter as it is sent, rounded to fp16: that is what anyone can recompute the statistics from.
         sketches = draw(machine.base, load_adapter(adapter), captions, recipe, progress.stage("statistics"))
         statistics = dump_statistics(sketches)

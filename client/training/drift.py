@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bases.families import Base
-from bases.statistics import observe, recipe_of, sketch
+from bases.statistics import adapted_layers, observe, recipe_of, sketch
 from protocol.adapter import input_group
 from protocol.grant import RoundPlan
 
@@ -87,7 +87,7 @@ def _moved(strength: float, metric: Metric, a: Tensor, b: Tensor) -> tuple[Tenso
 
 def drift_penalty(base: Base, captions: Sequence[str], plan: RoundPlan) -> DriftPenalty:
     """Observe the base on pictures that it draws itself from public captions."""
-    recipe = recipe_of(plan)
+    recipe = recipe_of(plan, captions)
     metrics = {}
     for group, moment in observe(base, {}, adapted_layers(base), captions, recipe).items():
         mean = moment.sum / moment.rows
@@ -96,12 +96,6 @@ def drift_penalty(base: Base, captions: Sequence[str], plan: RoundPlan) -> Drift
         scale = float(mean.trace())
         metrics[group] = Metric.of(factor * scale**0.5, diagonal * scale)
     return DriftPenalty(plan.drift, metrics)
-
-
-def adapted_layers(base: Base) -> list[str]:
-    """The names of the layers that an adapter of this base has."""
-    ends = tuple(f".{end}" for end in base.adapted)
-    return [name for name in base.layers if f".{name}".endswith(ends)]
 
 
 def adapted_pairs(base: Base, name: str) -> dict[str, tuple[Tensor, Tensor]]:

@@ -80,7 +80,8 @@ def train(
     workspace: Workspace | None = None,
     fixed: FixedFactors | None = None,
 ) -> Trained:
-    """Train on ``examples``; the same seed on the same machine gives the same adapter.
+    """Train on ``examples``, in as many steps as the plan has for so many; the same seed on the same machine gives the
+    same adapter.
 
     ``held_out`` is for validation alone, ``fixed`` the factors of a private round. Without a ``workspace`` nothing is
     written: no checkpoint, no samples.
@@ -90,7 +91,8 @@ def train(
     """
     if not examples:
         raise BadInput("There is no image to train on.", "Include at least one token.")
-    return _Run(base, examples, plan, progress, options or TrainingOptions(), held_out, workspace, fixed).train()
+    sized = plan.sized(len(examples))
+    return _Run(base, examples, sized, progress, options or TrainingOptions(), held_out, workspace, fixed).train()
 
 
 def prepare(base: Base, examples: Sequence[Example], plan: RoundPlan, cache: Cache | None = None) -> Batches:

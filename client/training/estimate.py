@@ -46,14 +46,14 @@ def estimate(
 
     Drawing for the statistics and the drift penalty comes on top of the time; it is some seconds to minutes.
     """
-    weights = _weights(base, plan, options)
+    steps, weights = plan.sized(len(examples)).steps, _weights(base, plan, options)
     checkpoint = 2 * weights * FP32 * (1 + ADAM)  # the new one is whole before the old one goes
     pictures = sum(example.picture.nbytes for example in (*examples, *held_out))
     return Estimate(
         images=len(examples),
         held_out=len(held_out),
-        steps=plan.steps,
-        seconds=plan.steps * choice.seconds_a_step,
+        steps=steps,
+        seconds=steps * choice.seconds_a_step,
         memory_bytes=most_memory(base.device),
         disk_bytes=checkpoint + weights * FP16 + pictures + batches.size_bytes,
         device=base.device.type,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from bases.families import Base
-from client.training.drift import adapted_layers
+from bases.statistics import adapted_layers
 from protocol.adapter import Adapter, component_of
 from protocol.fixed_factors import FixedFactors, FixedLayer
 from protocol.grant import RoundPlan

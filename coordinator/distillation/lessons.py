@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from bases.families import Base
-from bases.statistics import Drawn, Moment, draw_pictures, measure, recipe_of, sketch
+from bases.statistics import Drawn, Moment, draw_pictures, measure, recipe_of, said_in, sketch
 from protocol.adapter import Factors, Sketch, Statistics
 from protocol.grant import RoundPlan
 
@@ -69,11 +69,11 @@ def draw_lessons(
     plan: RoundPlan,
     signed: Statistics | None = None,
 ) -> Lessons:
-    """The lessons of one adapter, whose captions take turns; the same on the same machine, each time.
+    """The lessons of one adapter; the same on the same machine, each time.
 
     ``signed`` are the statistics that came with the adapter, to be checked on the way.
     """
-    recipe, error = recipe_of(plan), 0.0
+    recipe, error = recipe_of(plan, captions), 0.0
     with base.under(adapter):
         drawn = draw_pictures(base, captions, recipe)
         if signed is not None:
@@ -85,14 +85,14 @@ def draw_lessons(
 def _lessons(base: Base, drawn: Drawn, captions: Sequence[str], error: float) -> Lessons:
     """What the base, under whatever adapter it is, answers on these pictures at ``LEVELS`` noise levels."""
     count = len(drawn.latents)
-    said = torch.arange(count, device=base.device)
+    said = torch.tensor(said_in(count, len(captions)), device=base.device)
     parts = []
     for level in range(LEVELS):
         within = torch.rand((count,), generator=drawn.generator, device=base.device)
         steps = ((level + within) * base.levels / LEVELS).long().clamp(max=base.levels - 1)
         noise = torch.randn(drawn.latents.shape, generator=drawn.generator, device=base.device)
         noisy = base.noised(drawn.latents, noise, steps)[0]
-        parts.append((noisy, steps, said % len(captions), base.predict(noisy, steps, drawn.text)))
+        parts.append((noisy, steps, said, base.predict(noisy, steps, drawn.text)))
     arrays = {n: torch.cat(c).cpu().numpy() for n, c in zip(_ARRAYS, zip(*parts, strict=True), strict=False)}
     return Lessons(tuple(captions), **arrays, error=np.array(error))
 

@@ -17,6 +17,7 @@ from coordinator.releases.samples import SAMPLES, draw_samples, prompts_of
 from coordinator.releases.signing import make_key, sign_release, signing_key
 from merging.merge import Merged, scaled_by
 from protocol.adapter import dump_adapter
+from protocol.base import BASE_STATISTICS
 from protocol.canonical import sha256
 from protocol.contribution import CandidateName
 from protocol.errors import BadInput
@@ -24,6 +25,7 @@ from protocol.grant import Grant, RoundPlan
 from protocol.kohya import SD_SCRIPTS, dump_kohya
 from protocol.manifest import (
     BaseReference,
+    BaseStatistics,
     Distillation,
     GainScore,
     Manifest,
@@ -78,6 +80,7 @@ class ReleaseDraft:
     """Of the round, where the coordinator still has it."""
     distillation: Distillation | None = None
     base_change: float | None = None
+    base_statistics: BaseStatistics | None = None
     privacy: PrivacySpent | None = None
     order: SignedOrder | None = None
     credentials: Path | None = None
@@ -99,19 +102,22 @@ class Sent(Protocol):
     def statistics(self) -> Path: ...
 
 
-def published_files(policy: Policy | None, policy_hash: str, mode: Mode, live: Iterable[Sent]) -> dict[str, Path]:
-    """What a release carries of its contributions: name in the release → file.
+def published_files(
+    policy: Policy | None, policy_hash: str, mode: Mode, live: Iterable[Sent], base_statistics: Path | None = None
+) -> dict[str, Path]:
+    """What a release carries of its contributions, and of the base's own word: name in the release → file.
 
     Nothing in a private mode, and nothing that was granted under another policy: its member has not agreed to that.
     """
     if policy is None or not policy.publish_contributions or mode is not Mode.OPEN:
         return {}
-    return {
+    sent = {
         contribution_file(one.contribution_id, what): path
         for one in live
         if one.grant.policy_hash == policy_hash
         for what, path in (("adapter", one.adapter), ("statistics", one.statistics))
     }
+    return {**sent, BASE_STATISTICS: base_statistics} if base_statistics else sent
 
 
 def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Manifest:
@@ -143,6 +149,7 @@ def build(draft: ReleaseDraft, merged: Merged, base: Path, folder: Path) -> Mani
             gives_up=GIVES_UP[draft.plan.mode],
             rule=_RULES[draft.plan.mode],
             regularisation=draft.plan.regularisation,
+            base_statistics=draft.base_statistics,
             rank=merged.rank,
             tail=merged.tail,
             commitment=merged.commitment,

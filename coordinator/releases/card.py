@@ -62,7 +62,7 @@ def card(manifest: Manifest, prompts: tuple[str, ...]) -> str:
         exclusions=_exclusions(manifest),
         how=_how(manifest),
         given_up=_given_up(manifest.merge),
-        change=_change(manifest.merge.base_change),
+        change=_held(manifest) + _change(manifest.merge.base_change),
         licence_text=_licence(manifest),
     )
 
@@ -133,6 +133,14 @@ def _distillation(manifest: Manifest) -> str:
         f" From there it was distilled in {distillation.steps} steps: it learned what the adapters of"
         f" {distillation.teachers} members answer on pictures that these adapters drew themselves."
     )
+
+
+def _held(manifest: Manifest) -> str:
+    own = manifest.merge.base_statistics
+    if own is None:
+        return ""
+    what = "the base's own data" if own.source == "shipped" else "pictures that the base drew of itself"
+    return f"\nThe merge was held to its answers on {what} (μ = {manifest.plan.base_weight:g})."
 
 
 def _change(value: float | None) -> str:

@@ -11,10 +11,11 @@ from typing import Self
 from coordinator.rounds.files import store_folder
 from merging.merge import TOLERANCE, Account, Merged
 from protocol.adapter import Adapter, dump_adapter, load_adapter
+from protocol.base import BASE_STATISTICS
 from protocol.canonical import Document, sha256
 from protocol.contribution import Candidate, CandidateName, candidates_hash
 from protocol.errors import ContentMismatch
-from protocol.manifest import Distillation
+from protocol.manifest import BaseStatistics, Distillation
 
 ACCOUNT = "merge.json"
 MERGED: CandidateName = "regression mean"
@@ -42,6 +43,21 @@ class Made:
 
 
 @dataclass(frozen=True)
+class OwnWord:
+    """G₀ as the merge had it."""
+
+    said: BaseStatistics
+    file: Path
+
+    def bytes(self) -> bytes:
+        """Raises ContentMismatch when the file is another one by now."""
+        data = self.file.read_bytes()
+        if sha256(data) != self.said.sha256:
+            raise ContentMismatch(f"The base's own statistics {self.file} changed since the merge.")
+        return data
+
+
+@dataclass(frozen=True)
 class Candidates(Made):
     """Everything that a round merged: of the whole set by the policy's rule, and beside it.
 
@@ -56,6 +72,8 @@ class Candidates(Made):
     """The same without those that lie far from all others; None where nobody does, or the policy has a rule itself."""
     left_out: Mapping[str, Adapter] = field(default_factory=dict)
     """By contribution, the regression mean without it: scored to know what it is worth, never published."""
+    own_word: OwnWord | None = None
+    """None where μ is 0."""
 
     @property
     def names(self) -> tuple[CandidateName, ...]:
@@ -141,6 +159,7 @@ class _Account(Document):
     trimmed: _Made | None
     statistics_errors: dict[str, float]
     base_changes: dict[CandidateName, float]
+    base_statistics: BaseStatistics | None = None
 
 
 def keep(folder: Path, made: Candidates) -> str:
@@ -153,8 +172,11 @@ def keep(folder: Path, made: Candidates) -> str:
         trimmed=_Made.of(made.trimmed) if made.trimmed else None,
         statistics_errors=dict(made.statistics_errors),
         base_changes=dict(made.base_changes),
+        base_statistics=made.own_word.said if made.own_word else None,
     )
     files = {_file(one.name): adapters[one.name] for one in candidates}
+    if made.own_word:
+        files[BASE_STATISTICS] = made.own_word.bytes()
     store_folder(folder / candidates_hash(candidates), {**files, ACCOUNT: account.canonical()})
     return candidates_hash(candidates)
 
@@ -183,6 +205,7 @@ def read(folder: Path, kept: str) -> Candidates:
     whole = account.merge.with_tensors(adapters[first], adapters.get(DISTILLED))
     trimmed = account.trimmed
     left_out = {key: adapters[without(key)] for key in account.merge.contributions if without(key) in adapters}
+    said = account.base_statistics
     return Candidates(
         whole.merged,
         whole.distilled,
@@ -191,6 +214,7 @@ def read(folder: Path, kept: str) -> Candidates:
         first,
         trimmed.with_tensors(adapters[TRIMMED], adapters.get(DISTILLED_TRIMMED)) if trimmed else None,
         left_out,
+        OwnWord(said, folder / kept / BASE_STATISTICS) if said else None,
     )
 
 

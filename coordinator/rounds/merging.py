@@ -7,23 +7,25 @@ everything in one document on its standard input, keeps what it makes among the 
 import shutil
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from bases.shipped import shipped
 from coordinator.rounds import candidate
-from coordinator.rounds.candidate import Candidates, Distilled, Made
+from coordinator.rounds.candidate import Candidates, Distilled, Made, OwnWord
 from coordinator.rounds.files import store_folder
 from merging.merge import TOLERANCE, Anchor, Merged, MergeInput, merge
 from protocol.adapter import Factors, dump_statistics, load_adapter, load_statistics
 from protocol.canonical import Document, canonical, sha256
-from protocol.errors import BadInput, ContributionRefused, Unreachable
+from protocol.errors import BadInput, ContentMismatch, ContributionRefused, Unreachable
 from protocol.grant import RoundPlan
-from protocol.manifest import Distillation
+from protocol.manifest import BaseStatistics, Distillation
 from protocol.policy import RobustRule
 
 if TYPE_CHECKING:
@@ -101,17 +103,21 @@ def make(order: MergeOrder) -> Candidates:
     Raises:
         BadInput, ContributionRefused: these contributions cannot be merged.
     """
+    load = cache(partial(_load, order.base))
+    word = _own_word(order, load)
+    anchor = Anchor(order.plan.base_weight, word.file) if word else None
     if order.plan.distillation_steps == 0:
-        return Candidates(_merged(order, {}), trimmed=_trimmed(order, {}), left_out=_left_out(order, {}))
-    from bases.loading import load_base
+        left_out = _left_out(order, {}, anchor)
+        return Candidates(
+            _merged(order, {}, anchor), trimmed=_trimmed(order, {}, anchor), left_out=left_out, own_word=word
+        )
     from coordinator.distillation.lessons import change
 
     by_id = tuple(sorted(order.contributions, key=lambda one: one.contribution_id))
     order = order.model_copy(update={"contributions": by_id})
-    base = load_base(order.base)
+    base = load()
     lessons, own = _taught(order, base), _base_lessons(order, base)
     errors = {key: float(one.error) for key, one in lessons.items()}
-    anchor = _anchor(order, base)
     merged = _merged(order, errors, anchor)
     distilled = _distilled(order, base, merged, lessons, own)
     trimmed = _trimmed(order, errors, anchor)
@@ -119,7 +125,7 @@ def make(order: MergeOrder) -> Candidates:
         trimmed = Made(trimmed.merged, _distilled(order, base, trimmed.merged, lessons, own))
     _keep_only(order.lessons, {*(_lessons_key(order, one) for one in order.contributions), *_base_keys(order)})
     left_out = _left_out(order, errors, anchor)
-    made = Candidates(merged, distilled, errors, trimmed=trimmed, left_out=left_out)
+    made = Candidates(merged, distilled, errors, trimmed=trimmed, left_out=left_out, own_word=word)
     return replace(made, base_changes={name: change(base, made.adapter(name), own) for name in made.names})
 
 
@@ -194,18 +200,32 @@ def _base_lessons(order: MergeOrder, base: "Base") -> "Lessons":
     return Lessons.load(folder, captions)
 
 
-def _anchor(order: MergeOrder, base: "Base") -> Anchor | None:
-    """The base's own statistics G₀ at the plan's μ, if it has one."""
+def _load(folder: Path) -> "Base":
+    from bases.loading import load_base
+
+    return load_base(folder)
+
+
+def _own_word(order: MergeOrder, load: Callable[[], "Base"]) -> OwnWord | None:
+    """The base's own statistics G₀, if the plan gives it a word: those that came with it, or else drawn."""
+    if not order.plan.base_weight or not order.contributions:
+        return None
+    came = shipped(order.base, order.base_hash)
+    file = came or _drawn(order, load)
+    return OwnWord(BaseStatistics(source="shipped" if came else "drawn", sha256=sha256(file.read_bytes())), file)
+
+
+def _drawn(order: MergeOrder, load: Callable[[], "Base"]) -> Path:
+    """G₀ on pictures that the base draws from the plan's captions."""
     from bases.statistics import draw, recipe_of
 
-    if not order.plan.base_weight:
-        return None
     folder = order.lessons / _base_keys(order)[1]
     if not folder.exists():
         layers = load_adapter(order.contributions[0].adapter.read_bytes())
-        sketches = draw(base, {}, order.plan.prior_captions, recipe_of(order.plan), layers=list(layers))
+        captions = order.plan.prior_captions
+        sketches = draw(load(), {}, captions, recipe_of(order.plan, captions), layers=list(layers))
         store_folder(folder, {STATISTICS: dump_statistics(sketches)})
-    return Anchor(order.plan.base_weight, folder / STATISTICS)
+    return folder / STATISTICS
 
 
 def _distilled(
@@ -246,7 +266,8 @@ def _lessons_key(order: MergeOrder, one: Ordered) -> str:
 def _base_keys(order: MergeOrder) -> tuple[str, str]:
     """The same for the base's own lessons, and for its statistics."""
     plan = order.plan
-    recipe = [order.base_hash, list(plan.prior_captions), plan.statistics_pictures, plan.statistics_rank, plan.seed]
+    pictures = plan.sized(len(plan.prior_captions)).statistics_pictures
+    recipe = [order.base_hash, list(plan.prior_captions), pictures, plan.statistics_rank, plan.seed]
     key = sha256(canonical(recipe))[:32]
     return f"base-{key}", f"moments-{key}"
 
@@ -261,7 +282,7 @@ def _main() -> None:
     order = MergeOrder.model_validate_json(sys.stdin.buffer.read())
     try:
         outcome = Outcome(kept=candidate.keep(order.candidates, make(order)))
-    except (BadInput, ContributionRefused) as error:
+    except (BadInput, ContentMismatch, ContributionRefused) as error:
         outcome = Outcome(failure=error.message)
     sys.stdout.buffer.write(b"\n" + outcome.canonical() + b"\n")
 

@@ -247,7 +247,7 @@ class Worker:
         made = candidate.read(settings.candidates, facts.candidates_hash or "")
         live, reports = ledger.live_contributions(facts.round_id), ledger.scores(facts.round_id)
         chosen, gain, scores = _chosen(facts.plan, made, live, reports)
-        source = made.of(chosen)
+        source, own = made.of(chosen), made.own_word
         policy = kept(settings.policies, facts.policy_hash)
         draft = ReleaseDraft(
             dao=settings.loaded_policy.dao,
@@ -270,10 +270,11 @@ class Worker:
             policy=policy,
             distillation=source.distilled.account if source.distilled else None,
             base_change=made.base_changes.get(chosen),
+            base_statistics=own.said if own else None,
             privacy=ledger.privacy_after(facts.round_id),
             order=ledger.order(facts.round_id),
             credentials=settings.credentials,
-            files=published_files(policy, facts.policy_hash, facts.plan.mode, live),
+            files=published_files(policy, facts.policy_hash, facts.plan.mode, live, own.file if own else None),
         )
         merged = replace(source.merged, adapter=dict(made.adapter(chosen)))
         return build(draft, merged, settings.base, settings.releases / facts.round_id)

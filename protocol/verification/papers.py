@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from protocol.base import BASE_STATISTICS
 from protocol.canonical import canonical, sha256
 from protocol.counted import counted
 from protocol.errors import BadInput, ContentMismatch, CoterieError, NotAllowed
@@ -170,6 +171,9 @@ def _files(release: Release, manifest: Manifest) -> str:
             raise ContentMismatch(f"{name} is missing.")
         if said != found:
             raise ContentMismatch(f"{name} is not what the manifest says.")
+    own = manifest.merge.base_statistics
+    if own and manifest.files.get(BASE_STATISTICS, own.sha256) != own.sha256:
+        raise ContentMismatch(f"{BASE_STATISTICS} is not the one that the merge is said to have had.")
     return f"All {len(manifest.names)} files are those that the manifest names, and no other."
 
 

@@ -489,10 +489,10 @@ def state_of(here: Coordinator, round_id: str) -> str:
     return str(here.client.get(f"/api/v1/rounds/{round_id}").json["state"])
 
 
-def opened(here: Coordinator, *keys: str) -> tuple[str, dict[str, str]]:
+def opened(here: Coordinator, *keys: str, plan: RoundPlan = PLAN) -> tuple[str, dict[str, str]]:
     """A round of these members, its training task out."""
     granted = {key: here.join(key) for key in keys}
-    round_id = here.start(here.order()).json["round_id"]
+    round_id = here.start(here.order(plan)).json["round_id"]
     here.worker().tick()
     assert state_of(here, round_id) == RoundState.TRAINING
     assert here.runs.started == [round_id]

@@ -12,7 +12,7 @@ pytest.importorskip("peft")
 from bases import EMBEDDED_BASE, statistics  # noqa: E402
 from bases.families import Base  # noqa: E402
 from bases.loading import load_base  # noqa: E402
-from client.training.drift import adapted_layers  # noqa: E402
+from bases.statistics import adapted_layers  # noqa: E402
 from coordinator.distillation.distil import distil  # noqa: E402
 from coordinator.distillation.lessons import Lessons, draw_lessons  # noqa: E402
 from coordinator.releases.samples import SAMPLES, draw_sheet  # noqa: E402
@@ -20,6 +20,7 @@ from coordinator.rounds.candidate import Candidates  # noqa: E402
 from coordinator.rounds.merging import MergeOrder, Ordered, make, merge_in_child  # noqa: E402
 from merging.merge import MergeInput, merge  # noqa: E402
 from protocol.adapter import Factors, dump_adapter, dump_statistics, load_adapter, load_statistics  # noqa: E402
+from protocol.base import BASE_STATISTICS, base_hash  # noqa: E402
 from protocol.errors import BadInput, Unreachable  # noqa: E402
 from protocol.grant import RoundPlan  # noqa: E402
 from protocol.policy import RobustRule  # noqa: E402
@@ -62,7 +63,7 @@ def _adapter(base: Base, seed: int) -> dict[str, Factors]:
 def _contribution(base: Base, folder: Path, seed: int) -> Ordered:
     adapter, file = dump_adapter(_adapter(base, seed)), folder / f"adapter-{seed}"
     file.write_bytes(adapter)
-    sketches = statistics.draw(base, load_adapter(adapter), CAPTIONS, statistics.recipe_of(PLAN))
+    sketches = statistics.draw(base, load_adapter(adapter), CAPTIONS, statistics.recipe_of(PLAN, CAPTIONS))
     told = folder / f"statistics-{seed}"
     told.write_bytes(dump_statistics(sketches))
     return Ordered(
@@ -76,7 +77,7 @@ def order(members: list[Ordered], folder: Path, plan: RoundPlan = PLAN) -> Merge
         robust=RobustRule.NONE,
         processes=1,
         base=EMBEDDED_BASE,
-        base_hash="ab" * 32,
+        base_hash=base_hash(EMBEDDED_BASE),
         contributions=tuple(members),
         lessons=folder / "lessons",
         candidates=folder / "candidates",
@@ -157,9 +158,27 @@ def test_statistics_are_checked_by_the_plan_they_were_made_under(members: list[O
 def test_the_bases_own_word_keeps_its_answers(members: list[Ordered], with_three: tuple[Path, Candidates]) -> None:
     there, without = with_three
     held = make(order(members, there, PLAN.model_copy(update={"base_weight": 1.0})))
+    assert held.own_word and held.own_word.said.source == "shipped"
     assert held.merged.commitment == without.merged.commitment
     for name in held.names:
         assert held.base_changes[name] < 0.9 * without.base_changes[name]
+
+
+def test_of_a_base_that_came_without_its_statistics_they_are_drawn(
+    base: Base, members: list[Ordered], tmp_path: Path
+) -> None:
+    alone = tmp_path / "base"
+    alone.mkdir()
+    for part in EMBEDDED_BASE.iterdir():
+        if part.name != BASE_STATISTICS:
+            (alone / part.name).symlink_to(part)
+    plan = PLAN.model_copy(update={"base_weight": 1.0, "distillation_steps": 0})
+    made = make(order(members[:1], tmp_path, plan).model_copy(update={"base": alone}))
+    assert made.own_word and made.own_word.said.source == "drawn"
+    drawn = load_statistics(made.own_word.file.read_bytes())
+    assert drawn.keys() == load_statistics((EMBEDDED_BASE / BASE_STATISTICS).read_bytes()).keys()
+    held = merge([MergeInput("a", 1, members[0].adapter, members[0].statistics)], plan)
+    assert dump_adapter(made.merged.adapter) != dump_adapter(held.adapter), "μ was passed over without distillation"
 
 
 def test_a_plan_without_distillation_has_one_candidate(members: list[Ordered], tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ torch = pytest.importorskip("torch")
 
 from bases.families import Base  # noqa: E402
 from bases.loading import load_base  # noqa: E402
+from bases.statistics import adapted_layers  # noqa: E402
 from client.training import engine  # noqa: E402
-from client.training.drift import DriftPenalty, Metric, adapted_layers, drift_penalty  # noqa: E402
+from client.training.drift import DriftPenalty, Metric, drift_penalty  # noqa: E402
 from client.training.scoring import score  # noqa: E402
 from protocol.adapter import input_group  # noqa: E402
 

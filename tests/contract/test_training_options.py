@@ -92,6 +92,11 @@ def test_by_default_training_is_the_plainest_loop_to_the_bit(base: Base) -> None
             assert np.array_equal(plain[f"{layer}.lora_{side}.weight"].reshape(matrix.shape), matrix), layer
 
 
+def test_who_has_more_pictures_than_usual_makes_more_steps(base: Base) -> None:
+    plan = PLAN.model_copy(update={"usual_pictures": 2})
+    assert [train(base, plan, FIVE[:n]).training.steps for n in (1, 3)] == [4, 6]
+
+
 def test_a_batch_in_parts_is_the_same_step(base: Base) -> None:
     plan = PLAN.model_copy(update={"drift": 5e-4, "statistics_pictures": 1, "steps": 2})
     assert difference(train(base, plan), train(base, plan, gradient_accumulation=3)) < 0.02

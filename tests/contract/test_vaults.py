@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from conftest import Chain
 from eth_account import Account
+from masking_parts import node, terms_for
 from round_parts import write_small_base
 from test_coordinator_api import ALICE, Coordinator, policy_of, problem
 from web3.contract import Contract
 
 from client.nfts import _granted
+from client.node.secret import OwnChain, require_members
 from client.wallet.grant import StoredGrant
-from contracts_abi.delegation import MAX_VAULTS, REGISTRY, RIGHTS, delegated, vaults_of
+from contracts_abi.delegation import MAX_VAULTS, REGISTRY, RIGHTS, delegated, held_or_lent, vaults_of
 from contracts_abi.model import Token
+from contracts_abi.signatures import at_block
 from coordinator.eligibility.verdicts import recheck, verdicts_for
 from coordinator.rounds.parts import Part, once_each
 from coordinator.watching.forks import Forks
 from coordinator.watching.lapses import Watched
 from coordinator.watching.watcher import Watcher
 from deploy.devchain.deployment import Deployer, delegate_registry
-from protocol.grant import Grant
-from protocol.policy import OnTransfer, judge
+from protocol.contribution import TrainTask
+from protocol.errors import NotAllowed
+from protocol.grant import Grant, RoundPlan, SignedGrant, sign
+from protocol.masking import SecretRound, weights_of
+from protocol.modes import Mode
+from protocol.policy import OnTransfer, Policy, judge
 
 pytestmark = pytest.mark.slow
 EVERYTHING = bytes(32)
@@ -41,8 +48,8 @@ def registry(chain: Chain) -> Contract:
 class Vault:
     """A cold wallet with one Noun and one token of the COMMERCIAL collection, and a hot wallet that owns nothing."""
 
-    def __init__(self, chain: Chain, registry: Contract, cold: Deployer, hot: Deployer) -> None:
-        self.chain, self.registry, self.cold, self.hot = chain, registry, cold, hot
+    def __init__(self, chain: Chain, registry: Contract, cold: Deployer, hot: Deployer, hot_key: str = ALICE) -> None:
+        self.chain, self.registry, self.cold, self.hot, self.hot_key = chain, registry, cold, hot, hot_key
         self.noun = chain.mint_spare(chain.cc0, cold)
         self.commercial = chain.mint_spare(chain.commercial, cold)
 
@@ -87,7 +94,7 @@ def vault(chain: Chain, registry: Contract) -> Iterator[Vault]:
     pair = [Account.create().key.hex() for _ in range(2)]
     for key in pair:
         chain.rpc.call("anvil_setBalance", Account.from_key(key).address, hex(10**20))
-    yield Vault(chain, registry, *(Deployer(chain.url, key) for key in pair))
+    yield Vault(chain, registry, *(Deployer(chain.url, key) for key in pair), pair[1])
 
 
 def test_what_a_vault_delegated_is_found_and_nothing_else(vault: Vault) -> None:
@@ -210,6 +217,45 @@ def test_a_token_counts_once_in_a_round_for_the_earlier_grant(vault: Vault) -> N
     assert [part.admitted for part in once_each(parts[::-1])] == [{vault.noun, vault.commercial}, frozenset()]
     later = once_each(parts)[1]
     assert any("granted it first" in verdict.reason for verdict in later.verdicts)
+
+
+def test_in_a_secret_sum_a_vaults_tokens_count_for_the_hot_wallet_while_it_may_act(vault: Vault) -> None:
+    """What the others' machines ask their own chain nodes before they add anything up."""
+    chain, keys = vault.chain, [Account.create().key.hex() for _ in range(2)]
+    others = [chain.mint_spare(chain.cc0, Deployer(chain.url, key)) for key in keys]
+    vault.delegate(vault.noun)
+
+    def asked() -> None:
+        require_members(*secret_round(chain, {vault.hot_key: vault.noun, **dict(zip(keys, others, strict=True))}))
+
+    asked()
+    vault.delegate(vault.noun, enable=False)
+    with pytest.raises(NotAllowed, match=f"{vault.hot.address}, who takes part .* does not own it"):
+        asked()
+
+
+def secret_round(chain: Chain, owned: Mapping[str, Token]) -> tuple[SecretRound, TrainTask, Grant, Policy, OwnChain]:
+    """As it opens now: by wallet key the one token that each member granted. The first checks the others."""
+    policy, snapshot = policy_of(chain), chain.snapshot()
+    grants = [
+        given(chain, Account.from_key(key).address, (token,)).model_copy(update={"node_key": node(number).public})
+        for number, (key, token) in enumerate(owned.items())
+    ]
+    task = TrainTask(
+        round_id="r1",
+        dao=policy.dao,
+        plan=RoundPlan(mode=Mode.SECAGG),
+        policy_hash=policy.digest(),
+        base_hash=grants[0].base_hash,
+        snapshot=snapshot,
+        tokens={grant.grant_id: grant.tokens for grant in grants},
+    )
+    weights = weights_of(policy, {grant.node_key: 1 for grant in grants})
+    signed = tuple(SignedGrant(grant=g, signature=sign(g, key)) for g, key in zip(grants, owned, strict=True))
+    asks = OwnChain(
+        lambda claims: held_or_lent(chain.rpc, claims, policy.ownership, snapshot), at_block(chain.rpc, snapshot)
+    )
+    return SecretRound(terms=terms_for(weights), others=signed), task, grants[0], policy, asks
 
 
 def test_a_hot_wallet_grants_its_vaults_tokens_over_http(chain: Chain, registry: Contract, tmp_path: Path) -> None:

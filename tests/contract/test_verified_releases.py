@@ -13,10 +13,12 @@ from c2pa import Reader
 from conftest import Chain
 from eth_account import Account
 from published_parts import publishing_policy, small_base, unpacked
+from round_parts import PLAN, statistics_for
 from test_coordinator_api import ALICE, BOB, CAROL, Coordinator, opened, score, train
 from typer.testing import CliRunner, Result
 from web3.exceptions import ContractLogicError
 
+from bases.shipped import write_shipped
 from client.cli import app
 from contracts_abi.rpc import Rpc
 from coordinator.cli import app as dao_commands
@@ -25,9 +27,10 @@ from coordinator.releases.store import CarStore
 from deploy.devchain.deployment import openzeppelin, ours
 from merging.recompute import recompute
 from protocol.adapter import Factors, dump_adapter, load_adapter
-from protocol.canonical import canonical
+from protocol.base import BASE_STATISTICS
+from protocol.canonical import canonical, sha256
 from protocol.grant import StartRound, sign
-from protocol.manifest import Manifest
+from protocol.manifest import BaseStatistics, Manifest
 from protocol.release_signature import SigningKey
 from protocol.verification import Check, Outcome, check_chain, check_papers, read_release
 
@@ -74,7 +77,8 @@ def original(chain: Chain, drawn_here: None, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("dao")
     chain.anvil.finalize()
     here = Coordinator(chain, folder, small_base(folder / "base"), publishing_policy(chain))
-    round_id, granted = opened(here, ALICE, BOB, CAROL)
+    write_shipped(here.settings.base, here.settings.base_hash, statistics_for(7, here.shapes), 3)
+    round_id, granted = opened(here, ALICE, BOB, CAROL, plan=PLAN.model_copy(update={"base_weight": 0.5}))
     train(here, round_id, granted)
     here.worker().tick()
     score(here, round_id, granted)
@@ -324,6 +328,16 @@ def test_without_its_contributions_a_release_cannot_be_merged_again_until_somebo
     assert release.merged()["merge: integer sums"].outcome is Outcome.OPEN
     with_them = recompute(read_release(release.folder), tmp_path / "kept")
     assert [one.outcome for one in with_them] == [Outcome.PASSED] * 2
+
+
+def test_a_release_that_was_held_to_its_base_says_by_what_and_carries_it(release: Published) -> None:
+    carried = (release.folder / BASE_STATISTICS).read_bytes()
+    assert carried == (release.here.settings.base / BASE_STATISTICS).read_bytes()
+    said = read_release(release.folder).manifest.merge.base_statistics
+    assert said == BaseStatistics(source="shipped", sha256=sha256(carried))
+    assert "μ = 0.5, on the base's own data" in release.here.client.get("/releases/1").text
+    (release.folder / BASE_STATISTICS).unlink()
+    assert release.merged()["merge: adapter"].outcome is Outcome.OPEN
 
 
 def test_every_member_claims_its_part_of_a_reward_once(release: Published, tmp_path: Path) -> None:

@@ -140,21 +140,36 @@ def test_the_share_of_gain_is_between_base_and_central_training() -> None:
     assert report.share_of_gain({DISTILLED: figures(0.2)}, DISTILLED) is None
 
 
-def test_bars_are_about_the_mean_over_seeds_of_even_members() -> None:
-    good = {BASE: figures(0.5), CEILING: figures(0.1), DISTILLED: figures(0.1, 1.0), "stacking": figures(0.2)}
-    poor = {BASE: figures(0.5), CEILING: figures(0.1), DISTILLED: figures(0.2, 0.7), "stacking": figures(0.3)}
-    results = {Unit(0, 4): good, Unit(1, 4): poor, Unit(0, 4, "uneven"): poor}
+def test_bars_are_about_the_mean_over_seeds_of_each_scenario() -> None:
+    peers = [row.name for row in ROWS if row.kind == "peer"]
+    good = {
+        BASE: figures(0.5),
+        CEILING: figures(0.1),
+        DISTILLED: figures(0.1, 1.0),
+        **dict.fromkeys(peers, figures(0.2)),
+    }
+    poor = {
+        BASE: figures(0.5),
+        CEILING: figures(0.1),
+        DISTILLED: figures(0.2, 0.7),
+        **dict.fromkeys(peers, figures(0.3)),
+    }
+    fewer_rules = {name: one for name, one in poor.items() if name != peers[-1]}
+    results = {Unit(0, 4): good, Unit(1, 4): poor, Unit(0, 4, "uneven"): fewer_rules}
     assert [str(bar) for bar in report.bars(results)] == [
         "bar gain-over-base-4-members 0.875 0.95 missed",
         "bar heads-4-members 0.850 0.90 missed",
         "bar beats-every-federated-rule-4-members 0.600 1.00 met",
+        "bar gain-over-base-4-uneven-members 0.750 0.95 missed",
+        "bar heads-4-uneven-members 0.700 0.90 missed",
     ]
 
 
 def test_a_run_of_some_rows_has_a_table_of_them_and_no_bars() -> None:
     runs = [{"mean": figures(0.3, 0.5)}, {"mean": figures(0.4, 0.6), BASE: figures(0.5)}]
     lines = report.table(runs).splitlines()
-    assert len(lines) == 3 and lines[2].startswith("| exact mean, one shot | 0.350 ± 0.050 |  |")
+    assert lines[2].startswith("| base, 1 seed of 2 | 0.500 |  |")
+    assert lines[3].startswith("| exact mean, one shot | 0.350 ± 0.050 |  |") and len(lines) == 4
     assert report.bars({Unit(0, 4): runs[0]}) == []
 
 
@@ -183,6 +198,11 @@ def test_what_rows_share_is_trained_once_in_the_estimate() -> None:
     assert one.steps == both.steps == 400 and both.drawn == one.drawn + 96
     assert work_of(Unit(0, 8), plan, 96, [by_name[CEILING]]).steps == 1600
     assert one.seconds(Speed(step=1.0, drawing=0.0, look=0.0)) == 400
+
+
+def test_central_training_makes_as_many_steps_as_uneven_members_do_together() -> None:
+    plan, ceiling = RoundPlan(), [row for row in ROWS if row.name == CEILING]
+    assert work_of(Unit(0, 4, "uneven"), plan, 96, ceiling).steps == 2 * (240 + 240 + 270 + 480)
 
 
 def test_a_cut_run_goes_on_with_the_rows_that_are_missing(tmp_path: Path) -> None:

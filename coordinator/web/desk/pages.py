@@ -338,7 +338,8 @@ def _round(template: str, round_id: str) -> AnyResponse:
         row = round_row(session, round_id)
         standing = standing_of(session, remembered.merges, here.settings.candidates, round_id, here.now())
         until = awaited_until(session, round_id)
-        pace = seconds_of_training(session, row.base_hash, standing.plan) if standing.gathers else None
+        most = standing.plan.sized(standing.most_tokens)
+        pace = seconds_of_training(session, row.base_hash, most) if standing.gathers else None
     seen = None if standing.ended else remembered.machines.seen(here.settings)
     return _page(
         template,

@@ -82,11 +82,22 @@ GROUPS: tuple[Group, ...] = (
     ),
     Group(
         "How members train",
-        "The same for everybody. The defaults are what measured best on the small base; more steps take longer.",
+        "By one rule for everybody. The defaults are what measured best on the small base; more steps take longer.",
         (
             Field("rank", "Rank", "How much an adapter can hold: 8 is usual, more is larger and slower."),
             Field(
                 "steps", "Steps", "How often each member's adapter is corrected. Twice the steps take twice the time."
+            ),
+            Field(
+                "usual_pictures",
+                "Pictures that these steps are for",
+                "Who trains on more makes more steps in proportion, so that each picture is seen as often.",
+            ),
+            Field(
+                "growth_limit",
+                "So many times the steps at most",
+                "However many pictures; 1 is the same number of steps for everybody.",
+                "number",
             ),
             Field("batch", "Pictures a step", "How many pictures each step looks at. More needs more graphics memory."),
             Field(
@@ -143,7 +154,7 @@ GROUPS: tuple[Group, ...] = (
             Field(
                 "statistics_pictures",
                 "Pictures for the statistics",
-                "Drawn by each member's adapter, from captions alone.",
+                "Drawn by each member's adapter, from captions alone; more where it trains on more, as the steps.",
             ),
             Field("statistics_rank", "Rank of the statistics", "How finely they are kept."),
             Field("regularisation", "Regularisation", "λ: keeps the merge calm where nobody has data.", "number"),

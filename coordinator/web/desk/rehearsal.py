@@ -63,7 +63,7 @@ class Rehearsal:
     bytes_each: int | None
     """Of a member's adapter; None where the base cannot be read."""
     seconds_each: float | None
-    """Of a member's training, by what it took before; None while nobody has trained on this base."""
+    """Of training with the most tokens, by what it took before; None while nobody has trained on this base."""
 
     @property
     def taking_part(self) -> int:
@@ -121,6 +121,7 @@ def composed(
 ) -> Rehearsal:
     """What would come of these parts; asks the database only."""
     enough = [part for part in parts if len(part.admitted) >= here.policy.minimum_tokens]
+    most = max((len(part.admitted) for part in enough), default=0)
     terms, obstacles = None, list(_obstacles(session, here.policy, plan, enough))
     try:
         terms = _terms(session, here, enough)
@@ -135,7 +136,7 @@ def composed(
         terms=terms,
         obstacles=tuple(obstacles),
         bytes_each=_bytes(here, plan),
-        seconds_each=seconds_of_training(session, here.base_hash, plan),
+        seconds_each=seconds_of_training(session, here.base_hash, plan.sized(most)),
     )
 
 
@@ -201,8 +202,8 @@ def adapter_bytes(layers: Layers, rank: int) -> int:
 
 
 def seconds_of_training(session: Session, base_hash: str, plan: RoundPlan) -> float | None:
-    """The middle one of what a step took in the newest contributions on this base, for all steps of the plan; None
-    while nobody has trained on it."""
+    """The middle one of what a step took in the newest contributions on this base, for all steps of the plan as
+    it is sized; None while nobody has trained on it."""
     headers = session.scalars(
         select(ContributionRow.header)
         .join(RoundRow, RoundRow.round_id == ContributionRow.round_id)

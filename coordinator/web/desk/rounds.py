@@ -190,6 +190,11 @@ class Standing:
         return max(0, self.deadline - (self.paused_at or self.now))
 
     @property
+    def most_tokens(self) -> int:
+        """That any one member has in it."""
+        return max((one.admitted for one in self.attendances), default=0)
+
+    @property
     def contributed(self) -> int:
         return sum(one.standing == "contributed" for one in self.attendances)
 
