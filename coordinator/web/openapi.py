@@ -229,7 +229,7 @@ _ANSWERED: JsonSchemaMode = "serialization"
 
 
 @cache
-def _schemas(models: frozenset[_Written]) -> tuple[dict[_Written, dict[str, Any]], dict[str, Any]]:
+def _schemas(models: frozenset[_Written]) -> tuple[Mapping[Any, dict[str, Any]], dict[str, Any]]:
     """How each is referred to, and all their schemas; nobody changes them, so all apps of a process have the same."""
     order = sorted(models, key=lambda one: (one[0].__name__, one[1]))
     return models_json_schema(order, ref_template=SCHEMAS)
