@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import diffusers
-import torch
-
-from bases.families import Base, family_of
+from processes.imports import uncollected
 from protocol.errors import BadInput
+
+with uncollected():
+    import diffusers
+    import torch
+
+    from bases.families import Base, family_of
 
 
 def load_base(folder: Path, dtype: torch.dtype = torch.float32) -> Base:
@@ -32,13 +35,14 @@ def load_base(folder: Path, dtype: torch.dtype = torch.float32) -> Base:
         # A part that a base comes without, such as SD 3's T5, has to be named to diffusers as none.
         absent = {part: None for part, entry in index.items() if entry == [None, None]}
         dtypes = {"default": dtype, "vae": _vae_dtype(folder, dtype)}
-        pipeline = getattr(diffusers, name).from_pretrained(
-            folder,
-            dtype=dtypes,
-            local_files_only=True,
-            use_safetensors=True,
-            **{**absent, **family.left_out},
-        )
+        with uncollected():  # diffusers imports a pipeline's module when it is first named
+            pipeline = getattr(diffusers, name).from_pretrained(
+                folder,
+                dtype=dtypes,
+                local_files_only=True,
+                use_safetensors=True,
+                **{**absent, **family.left_out},
+            )
     except (OSError, ValueError, TypeError) as error:
         raise _cannot_be_loaded(folder, error) from error
     pipeline.set_progress_bar_config(disable=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +15,21 @@ from web3.contract import Contract
 from contracts_abi.model import Snapshot, Token
 from contracts_abi.readers import finalized_snapshot
 from contracts_abi.rpc import Rpc
+from coordinator.releases.samples import draw_sheet
 from deploy.devchain.anvil import ANVIL_KEYS, CHAIN_ID, Anvil
 from deploy.devchain.deployment import CantBeEvil, Deployer, licensed_nouns, onchain_nouns, preset
 
 # A console takes its width when it is made, which is when some test first imports its module: no matter which.
 os.environ["COLUMNS"] = "200"
+
+# What test modules import stays: to look for garbage in it meanwhile takes a third of the time of collecting tests.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """From here on garbage is looked for, but not among what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,17 @@ def each_database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     with kept_on(request.getfixturevalue("postgres")) as url:
         monkeypatch.setenv("COTERIE_COORDINATOR_DATABASE_URL", url)
         yield request.param
+
+
+@pytest.fixture(scope="module")
+def drawn_here() -> Iterator[None]:
+    """Sample sheets are drawn by this process, which has torch already, instead of a new one that imports it for each.
+
+    Nothing else differs; other tests, the demo's first, draw as a coordinator does.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("coordinator.releases.build.draw_samples", draw_sheet)
+        yield
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 
 from client.node.tasks import INSTALLED_HANDLER, Body, load_handler
 from processes.children import PARENT, end_with_parent
+from processes.imports import uncollected
 from protocol.errors import CoterieError, NotAllowed
 
 HOME = "COTERIE_HOME"
@@ -183,7 +184,7 @@ def _run_task(address: str) -> None:
         return install(fab, **options)
 
     program.install_from_fab = install_if_code_free
-    with contextlib.suppress(Exception):  # the task itself will fail by it, and say so
+    with contextlib.suppress(Exception), uncollected():  # the task itself will fail by it, and say so
         importlib.import_module(os.environ.get(HANDLER, INSTALLED_HANDLER).partition(":")[0])
     if token := sys.stdin.read():
         program.run_clientapp(runtime_api_address=address, token=token, insecure=True)

@@ -21,7 +21,7 @@ A new route, in a module of its own or beside its siblings:
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, TypeVar, get_type_hints
 from urllib.parse import urlencode
 
@@ -197,8 +197,7 @@ class DocumentedApp(OpenAPI):
         known = self.described.values()
         sent: set[_Written] = {(one.body, _SENT) for one in known if one.body}
         answered: set[_Written] = {(one.answer, _ANSWERED) for one in known if not isinstance(one.answer, str)}
-        order = sorted(sent | answered | {(Problem, _ANSWERED)}, key=lambda one: (one[0].__name__, one[1]))
-        references, schemas = models_json_schema(order, ref_template=SCHEMAS)
+        references, schemas = _schemas(frozenset(sent | answered | {(Problem, _ANSWERED)}))
         self.spec_json["components"]["schemas"] = schemas["$defs"]
         for path in self.spec_json["paths"].values():
             for written in path.values():
@@ -227,3 +226,10 @@ _KEY = {
 _Written = tuple[type[BaseModel], JsonSchemaMode]
 _SENT: JsonSchemaMode = "validation"
 _ANSWERED: JsonSchemaMode = "serialization"
+
+
+@cache
+def _schemas(models: frozenset[_Written]) -> tuple[Mapping[Any, dict[str, Any]], dict[str, Any]]:
+    """How each is referred to, and all their schemas; nobody changes them, so all apps of a process have the same."""
+    order = sorted(models, key=lambda one: (one[0].__name__, one[1]))
+    return models_json_schema(order, ref_template=SCHEMAS)

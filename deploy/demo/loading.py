@@ -8,13 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from processes.imports import uncollected
+
 
 def load(base: Path, release: Path) -> dict[str, Any]:
     """How many tensors the released file has, and which of them are not, to the bit, in the pipeline afterwards."""
-    import torch
-    from diffusers import StableDiffusionPipeline
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import load_file
+    with uncollected():
+        import torch
+        from diffusers import StableDiffusionPipeline
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import load_file
 
     pipe = StableDiffusionPipeline.from_pretrained(base, local_files_only=True, use_safetensors=True)
     pipe.load_lora_weights(release)

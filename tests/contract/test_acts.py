@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from conftest import Chain
 from eth_account import Account
+from published_parts import small_base
 from round_parts import PLAN, adapter_for, contribution_for, reply_of, write_small_base
 from sqlalchemy import select
 from test_coordinator_api import (
@@ -32,7 +33,6 @@ from test_coordinator_api import (
 )
 from web3.contract import Contract
 
-from bases import EMBEDDED_BASE
 from contracts_abi.model import Snapshot, Token
 from contracts_abi.signatures import at_block, message_hash
 from coordinator.database import ActRow
@@ -57,7 +57,7 @@ from protocol.grant import Grant, sign, signing_hash
 from protocol.manifest import Manifest
 from protocol.policy import AdminSafe, AdminWallets, Policy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("drawn_here")]
 
 ONE, TWO, THREE = ANVIL_KEYS[6:9]
 OWNERS = [Account.from_key(key).address for key in (ONE, TWO, THREE)]
@@ -411,7 +411,7 @@ def test_a_safe_grants_and_the_release_says_at_which_block_that_held(
 ) -> None:
     safe = safes.deploy(safes.plan(OWNERS[:1], 1, salt=23))
     token = mint_to(chain, safe.address)
-    here = Coordinator(chain, tmp_path, EMBEDDED_BASE)
+    here = Coordinator(chain, tmp_path, small_base(tmp_path / "base"))
     granted = {key: here.join(key) for key in (ALICE, BOB, CAROL)}
     session = sign_in_as(here, safe.address, partial(safe_signature, safe.address, keys=[ONE])).json
     grant = here.grant(THREE, (token,), warrant="", member=safe.address)

@@ -30,7 +30,7 @@ from deploy.devchain.deployment import Deployer, package
 from protocol.errors import BadInput, Conflict, NotFound, Unreachable
 from protocol.unixfs import Cid
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("drawn_here")]
 
 DAO_KEY, STRANGER_KEY = ANVIL_KEYS[9], ANVIL_KEYS[8]
 ADMIN, STRANGER = Account.from_key(DAO_KEY), Account.from_key(STRANGER_KEY)

@@ -21,11 +21,11 @@ from conftest import Chain
 from eth_account import Account
 from eth_account.messages import encode_defunct
 from flask.testing import FlaskClient
+from published_parts import small_base
 from round_parts import PLAN, adapter_for, contribution_for, reply_of, scores_for, statistics_for, write_small_base
 from sqlalchemy import func, select
 from web_parts import DocumentedClient
 
-from bases import EMBEDDED_BASE
 from contracts_abi.model import Token
 from coordinator.config import CoordinatorSettings
 from coordinator.database import SessionRow
@@ -618,7 +618,7 @@ def test_a_node_that_failed_is_asked_again_and_its_reason_is_shown_once(here: Co
 def test_a_sale_after_the_release_brings_a_second_one_without_that_contribution(chain: Chain, tmp_path: Path) -> None:
     spare = chain.mint_spare(chain.commercial, chain.alice)
     chain.anvil.finalize()
-    here = Coordinator(chain, tmp_path, EMBEDDED_BASE)
+    here = Coordinator(chain, tmp_path, small_base(tmp_path / "base"))
     round_id, granted = opened(here, ALICE, BOB, CAROL)
     train(here, round_id, granted)
     here.worker().tick()

@@ -42,7 +42,7 @@ from protocol.policy import AdminRole, CollectionRule, Policy
 from protocol.unixfs import Cid
 from protocol.verification import check_papers, read_release
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("drawn_here")]
 
 PLAN = RoundPlan(rank=2, steps=2, batch=2, drift=0.0, gains=(0.0, 1.0), quorum=3, clip=1.0, noise=2.0)
 EACH = 5

@@ -34,7 +34,7 @@ from protocol.manifest import BaseStatistics, Manifest
 from protocol.release_signature import SigningKey
 from protocol.verification import Check, Outcome, check_chain, check_papers, read_release
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("drawn_here")]
 
 
 class Published:
@@ -73,7 +73,7 @@ class Published:
 
 
 @pytest.fixture(scope="module")
-def original(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+def original(chain: Chain, drawn_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     folder = tmp_path_factory.mktemp("dao")
     chain.anvil.finalize()
     here = Coordinator(chain, folder, small_base(folder / "base"), publishing_policy(chain))
