@@ -20,7 +20,6 @@ from protocol.contribution import StatisticsRecipe
 from protocol.errors import BadInput
 from protocol.grant import RoundPlan
 
-SAMPLING_STEPS = 20
 NOISE_LEVELS = 8
 
 
@@ -28,7 +27,7 @@ def recipe_of(plan: RoundPlan, captions: Sequence[str]) -> StatisticsRecipe:
     """How a round's statistics are drawn from the captions that were trained on."""
     return StatisticsRecipe(
         pictures=plan.sized(len(captions)).statistics_pictures,
-        sampling_steps=SAMPLING_STEPS,
+        sampling_steps=plan.drawing_steps,
         noise_levels=NOISE_LEVELS,
         seed=plan.seed,
         rank=plan.statistics_rank,

@@ -100,7 +100,9 @@ class SignedGrant(Document):
 class RoundPlan(Growing):
     """How a round trains and merges: the same for every member."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"distillation_limit", "usual_pictures", "growth_limit"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"distillation_limit", "usual_pictures", "growth_limit", "drawing_steps"}
+    )
 
     rank: Annotated[int, Field(ge=1, le=128)] = 8
     """LoRA rank that members train at, and the most the coordinator takes."""
@@ -128,6 +130,8 @@ class RoundPlan(Growing):
     """What the base's own pictures show, in turn; the empty caption is anything."""
     statistics_pictures: Annotated[int, Field(ge=1)] = 16
     """Pictures drawn by the member's own adapter, from whose activations the statistics come; ``usual_pictures``."""
+    drawing_steps: Annotated[int, Field(ge=0)] = 20
+    """Of the sampler that draws them; 0 takes plain noise for pictures, where drawing costs too much."""
     statistics_rank: Annotated[int, Field(ge=1)] = 128
     regularisation: float = 1e-4
     """λ, relative to the mean of the denominator's diagonal."""

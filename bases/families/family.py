@@ -147,15 +147,17 @@ class Base(ABC):
     ) -> Tensor:
         """Draw from conditioning alone, deterministically: latents (n, c, h, w). Guidance 1 is none.
 
-        By the base's own scheduler, as its pipeline does; guidance after Ho & Salimans 2022.
+        By the base's own scheduler, as its pipeline does; guidance after Ho & Salimans 2022. No steps leave the noise.
         """
         empty = self.embed([""]).repeated(len(text)) if guidance != 1.0 else None
+        shape = (len(text), self.denoiser.config.in_channels, *self._latent_size)
+        latents = torch.randn(shape, generator=generator, device=self.device)
+        if steps == 0:
+            return latents
         scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
         scheduler.set_timesteps(steps, device=self.device)
         # Schedulers that add noise on the way take it from the generator, so that all of it is the seed's.
         chance = {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
-        shape = (len(text), self.denoiser.config.in_channels, *self._latent_size)
-        latents = torch.randn(shape, generator=generator, device=self.device)
         latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
         for done, step in enumerate(scheduler.timesteps, start=1):
             noisy = scheduler.scale_model_input(latents, step) if hasattr(scheduler, "scale_model_input") else latents

@@ -14,7 +14,7 @@ from bench.quality.unit import Order
 from bench.quality.world import CHOSEN_BY, TESTED, TRAINED, Unit, heads_of, make_world
 from bench.quality.yardstick import draw
 from client.training.scoring import fixed_noise_loss
-from deploy.demo.measure import KNOWN
+from deploy.demo.measure import KNOWN, SAMPLING_STEPS
 from deploy.demo.world import IMAGE_DATA
 from protocol.grant import RoundPlan
 
@@ -53,7 +53,7 @@ def work_of(unit: Unit, plan: RoundPlan, pictures: int, rows: Sequence[Row]) -> 
     shares = [len(heads) for heads in heads_of(unit, range(UNSEEN))]
     each, owned = [plan.sized(TRAINED * heads) for heads in shares], sum(shares)
     everyone = sum(one.steps for one in each) / plan.steps
-    drawn = DRAWN_EACH_STATISTICS * sum(one.statistics_pictures for one in each)
+    drawn = DRAWN_EACH_STATISTICS * sum(one.statistics_pictures for one in each) * plan.drawing_steps / SAMPLING_STEPS
     total = Work(0, 0, 0)
     for row in rows:
         total += Work(plan.steps * row.lots(everyone), pictures, _looks(row, unit.members, owned))

@@ -3,11 +3,11 @@
 import torch
 
 from bases.families import Base
-from bases.statistics import SAMPLING_STEPS
 from client.training.cache import Cache, Tensors
 from protocol.grant import RoundPlan
 
 BATCH = 8
+SAMPLING_STEPS = 20
 
 
 def prior_captions(plan: RoundPlan) -> list[str]:

@@ -267,7 +267,8 @@ def _base_keys(order: MergeOrder) -> tuple[str, str]:
     """The same for the base's own lessons, and for its statistics."""
     plan = order.plan
     pictures = plan.sized(len(plan.prior_captions)).statistics_pictures
-    recipe = [order.base_hash, list(plan.prior_captions), pictures, plan.statistics_rank, plan.seed]
+    drawn = [pictures, plan.drawing_steps, plan.statistics_rank, plan.seed]
+    recipe = [order.base_hash, list(plan.prior_captions), *drawn]
     key = sha256(canonical(recipe))[:32]
     return f"base-{key}", f"moments-{key}"
 

@@ -91,6 +91,17 @@ def with_three(members: list[Ordered], tmp_path_factory: pytest.TempPathFactory)
     return folder, make(order(members, folder))
 
 
+def test_where_drawing_costs_too_much_noise_stands_for_pictures_and_everybody_gets_the_same(base: Base) -> None:
+    plan = PLAN.model_copy(update={"drawing_steps": 0, "statistics_pictures": 2})
+    recipe, adapter = statistics.recipe_of(plan, CAPTIONS), load_adapter(dump_adapter(_adapter(base, 4)))
+    noise = statistics.draw_pictures(base, CAPTIONS, recipe).latents
+    assert torch.equal(noise, torch.randn(noise.shape, generator=torch.Generator().manual_seed(plan.seed)))
+    signed = load_statistics(dump_statistics(statistics.draw(base, adapter, CAPTIONS, recipe)))
+    assert draw_lessons(base, adapter, CAPTIONS, plan, signed).error < 0.02
+    of_pictures = plan.model_copy(update={"drawing_steps": 20})
+    assert draw_lessons(base, adapter, CAPTIONS, of_pictures, signed).error > 0.1, "of pictures they would be others"
+
+
 def test_the_collective_comes_to_answer_as_its_members_adapters_do(base: Base, members: list[Ordered]) -> None:
     adapters = [load_adapter(one.adapter.read_bytes()) for one in members[:2]]
     lessons = [draw_lessons(base, one, CAPTIONS, PLAN) for one in adapters]

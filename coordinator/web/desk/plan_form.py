@@ -156,6 +156,11 @@ GROUPS: tuple[Group, ...] = (
                 "Pictures for the statistics",
                 "Drawn by each member's adapter, from captions alone; more where it trains on more, as the steps.",
             ),
+            Field(
+                "drawing_steps",
+                "Steps of drawing these",
+                "0 takes plain noise for pictures: little is lost, and nobody waits for drawing.",
+            ),
             Field("statistics_rank", "Rank of the statistics", "How finely they are kept."),
             Field("regularisation", "Regularisation", "λ: keeps the merge calm where nobody has data.", "number"),
             Field(
