@@ -313,7 +313,7 @@ def test_the_chain_ends_with_the_process_that_started_it(how: signal.Signals, tm
         rpc = Rpc(owner.stdout.readline().strip())
         assert rpc.call("eth_chainId") == hex(CHAIN_ID)
         owner.send_signal(how)
-        owner.wait(20)
+        owner.wait(60)
     assert ended(rpc), f"anvil outlived {how.name}"
 
 

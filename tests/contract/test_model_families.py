@@ -23,10 +23,11 @@ from small_bases import FAMILIES, SIDE, build  # noqa: E402
 from bases import statistics  # noqa: E402
 from bases.families import Base  # noqa: E402
 from bases.loading import load_base  # noqa: E402
-from bases.statistics import adapted_layers, drift_penalty  # noqa: E402
+from bases.statistics import adapted_layers  # noqa: E402
 from client.collection.example import Example  # noqa: E402
 from client.training import engine  # noqa: E402
 from client.training.descent import adapting  # noqa: E402
+from client.training.drift import drift_penalty  # noqa: E402
 from client.training.options import TrainingOptions  # noqa: E402
 from client.training.scoring import score  # noqa: E402
 from coordinator.rounds import checks  # noqa: E402
