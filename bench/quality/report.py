@@ -110,7 +110,7 @@ def bars(results: Mapping[Unit, Results]) -> list[Bar]:
             continue
         where = f"{members}-members" if scenario == "even" else f"{members}-{scenario}-members"
         shares = [share for run in runs if (share := share_of_gain(run, HEADLINE)) is not None]
-        if shares:
+        if len(shares) == len(runs):
             found.append(Bar(f"gain-over-base-{where}", _mean(shares), GAIN_OVER_BASE))
         found.append(Bar(f"heads-{where}", _mean([run[HEADLINE].recognised for run in runs]), HEADS))
         if best := best_peer(runs):
