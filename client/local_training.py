@@ -46,8 +46,6 @@ def train(
     """
     settings = load_settings(home, rpc_url=rpc)
     plan = _plan({"steps": steps, "batch": batch, "rank": rank, "learning_rate": learning_rate})
-    if steps is not None:  # what was asked for, however many pictures there are
-        plan = plan.model_copy(update={"growth_limit": 1.0})
     granted = _granted(settings, grant)
     # Torch takes seconds to import; the checks above should not.
     from client.node.work import MemberWork, Progress, full_disk_told, machine_of
@@ -78,9 +76,13 @@ def train(
     console.print(f"[green]Trained.[/] {folder / ADAPTER}", highlight=False, soft_wrap=True)
 
 
-def _plan(changes: Mapping[str, float | None]) -> RoundPlan:
+def _plan(asked: Mapping[str, float | None]) -> RoundPlan:
+    """The defaults but for what was asked for; steps are those very ones, however many pictures there are."""
+    changes = {name: value for name, value in asked.items() if value is not None}
+    if "steps" in changes:
+        changes["growth_limit"] = 1.0
     try:
-        return RoundPlan.model_validate({name: value for name, value in changes.items() if value is not None})
+        return RoundPlan.model_validate(changes)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).replace("_", "-")

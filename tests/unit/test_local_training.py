@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 from client.cli import app
 from client.collection.dataset import Dataset
 from client.config import load_settings
-from client.local_training import ADAPTER
+from client.local_training import ADAPTER, _plan
 from protocol.adapter import load_adapter
 from protocol.base import base_hash
 from protocol.errors import BadInput
+from protocol.grant import RoundPlan
 
 SMALL = ["--steps", "2", "--batch", "2", "--rank", "2"]
 
@@ -45,6 +46,11 @@ def test_without_a_grant_the_member_is_told_what_to_do(tmp_path: Path) -> None:
 
 def test_a_plan_that_cannot_be_is_told_in_a_sentence(tmp_path: Path) -> None:
     assert "--rank is wrong: Input should be less than or equal to 128." in call(tmp_path, "--rank", "1000")
+
+
+def test_steps_that_were_asked_for_are_made_however_many_pictures_there_are() -> None:
+    assert _plan({"steps": 400, "rank": None}).sized(1000).steps == 400
+    assert _plan({"steps": None, "rank": 4}).sized(1000).steps == 4 * RoundPlan().steps
 
 
 @pytest.mark.slow
