@@ -95,7 +95,7 @@ def draw_pictures(
     recipe: StatisticsRecipe,
     progress: Callable[[int, int], None] = lambda step, steps: None,
 ) -> Drawn:
-    """The recipe's pictures, as the base draws them with whatever adapter it is under; ``said_in``."""
+    """The recipe's pictures, as the base draws them with whatever adapter it is under, from captions by ``said_in``."""
     generator = torch.Generator(base.device).manual_seed(recipe.seed)
     total = recipe.sampling_steps + recipe.noise_levels
     with torch.no_grad():
@@ -105,7 +105,7 @@ def draw_pictures(
 
 
 def said_in(pictures: int, captions: int) -> list[int]:
-    """Which caption each picture is drawn from: all take turns, and where there are more, every so manieth."""
+    """Which caption each picture is drawn from: they take turns; if too many, some, evenly spread."""
     if pictures >= captions:
         return [i % captions for i in range(pictures)]
     return [i * captions // pictures for i in range(pictures)]

@@ -179,7 +179,7 @@ def contributions(session: Session, round_id: str) -> dict[str, str]:
         .join(GrantRow, GrantRow.grant_id == ContributionRow.grant_id)
         .where(ContributionRow.round_id == round_id, ContributionRow.state == "live")
     )
-    return {one[0]: one[1] for one in rows}
+    return dict(rows.all())
 
 
 def _words(session: Session, round_id: str, folder: Path) -> Iterator[tuple[str, bytes]]:
